@@ -1,0 +1,1 @@
+"""One file per figure: rows in, figure out."""

@@ -1,0 +1,1 @@
+"""A study is a frozen question; this floor turns it into trials and trials into an answer."""

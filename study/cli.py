@@ -1,0 +1,287 @@
+"""The command line: `python -m study COMMAND` and `python -m study.run NAME`."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from search_spaces import UserError, hyper_parameters
+
+ANSWERED, NO_ANSWER, USERS_MISTAKE = 0, 1, 2
+EXIT_CODES = (
+    "Exit codes: 0 answered; 1 the study could not answer, an arm lacks its replicates (also after Ctrl-C); "
+    "2 your mistake, named in one sentence on stderr."
+)
+
+out = Console(highlight=False)
+
+
+class Format(enum.StrEnum):
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+
+
+Name = Annotated[str, typer.Argument(help="Name of a study: `python -m study list`.")]
+HomeOption = Annotated[str, typer.Option("--home", envvar="STUDY_HOME", help="Folder of all studies.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="json is stable, for scripts.")]
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", envvar="STUDY_DATASET", help="Parquet file, or a name of `study data list`.")
+]
+TrialsOption = Annotated[int | None, typer.Option("--trials", help="Searched trials an arm: the total, not how many more.")]
+ReplicatesOption = Annotated[int | None, typer.Option("--replicates", help="Fresh seeds an arm: the total.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, repeatable; `study show NAME` lists the keys.")
+]
+ForkOption = Annotated[str | None, typer.Option("--fork", help="Run the changed definition under this name.")]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", envvar="RAY_ADDRESS", help="Ray cluster; default: this machine.")
+]
+CpusOption = Annotated[
+    float, typer.Option("--cpus-per-trial", envvar="STUDY_CPUS_PER_TRIAL", help="CPUs, and threads, of a trial.")
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option("--gpus-per-trial", envvar="STUDY_GPUS_PER_TRIAL", help="Fractions share a GPU; default 1 if there is one."),
+]
+ConcurrentOption = Annotated[
+    int | None, typer.Option("--max-concurrent", envvar="STUDY_MAX_CONCURRENT", help="Trials at once, at most.")
+]
+TrackingOption = Annotated[
+    str | None, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow; default: SQLite in the home.")
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option("--optuna-storage", envvar="STUDY_OPTUNA_STORAGE", help="Database URL; default: SQLite in the study."),
+]
+
+app = typer.Typer(
+    help=f"Which weak supervision is enough, with which loss weights, and how sure are we?\n\n{EXIT_CODES}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+
+def _data_app() -> typer.Typer:
+    from study.data_commands import data_app
+
+    return data_app
+
+
+app.add_typer(_data_app(), name="data")
+
+
+@app.command("list")
+def list_studies(home: HomeOption = "runs") -> None:
+    """The studies that can be run, and those that were started here."""
+    from study import discovery
+    from study.home import Home
+
+    table = Table(box=None)
+    for header in ("study", "arms", "question", "started"):
+        table.add_column(header)
+    started = Home.at(home).studies()
+    for name in discovery.names():
+        study = discovery.load(name)
+        table.add_row(name, str(len(study.arms)), Text(study.question), "yes" if name in started else "")
+    for name in sorted(set(started) - set(discovery.names())):
+        table.add_row(name, "", "", "yes")
+    out.print(table)
+
+
+@app.command()
+def show(name: Name, set_: SetOption = None) -> None:
+    """A study's definition, and every key that --set takes.
+
+    Example: python -m study show ablation_pixels
+    """
+    from study import discovery, overrides
+
+    study = overrides.apply(discovery.load(name), set_ or [])
+    out.print(Text(study.question))
+    for arm in study.arms:
+        out.print(Text(f"\n{arm.name}", style="bold"))
+        out.print(Text(f"  method      {arm.method}"))
+        out.print(Text(f"  annotation  {_annotation(arm.annotation.to_dict())}"))
+        for key, value in arm.settings.items():
+            out.print(Text(f"  fixed       {key} = {value}"))
+        for key, domain in arm.search.items():
+            out.print(Text(f"  searched    {key} in {domain}"))
+    out.print(Text("\nSettings:", style="bold"))
+    for key, value in overrides.keys(study).items():
+        out.print(Text(f"  --set {key}={value}"), soft_wrap=True)
+
+
+def _annotation(raw: dict[str, object]) -> str:
+    from trainables.annotations import Annotation
+
+    default = Annotation().to_dict()
+    return ", ".join(f"{k}={v}" for k, v in raw.items() if v != default[k]) or "none"
+
+
+@app.command()
+def describe(method: Annotated[str, typer.Argument(help="Name of a method.")]) -> None:
+    """A method's card and its hyper-parameters: default, range, unit, source.
+
+    Example: python -m study describe summary_statistics
+    """
+    import inspect
+
+    from trainables import discovery
+
+    cls = discovery.load(method)
+    out.print(Text(inspect.getdoc(inspect.getmodule(cls)) or ""))
+    out.print(Text(f"\nNeeds: {', '.join(sorted(cls.needs)) or 'nothing'}. Source: {cls.paper}"))
+    table = Table(box=None)
+    for header in ("hyper-parameter", "default", "range", "searched", "unit", "source"):
+        table.add_column(header)
+    for p in hyper_parameters(cls):
+        searched = "yes" if p.searched else ""
+        table.add_row(p.name, str(p.default), Text(str(p.allowed or "")), searched, Text(p.unit), Text(p.source))
+    out.print(table)
+
+
+@app.command()
+def plan(
+    name: Name,
+    dataset: DatasetOption = None,
+    trials: TrialsOption = None,
+    replicates: ReplicatesOption = None,
+    set_: SetOption = None,
+    home: HomeOption = "runs",
+    cpus_per_trial: CpusOption = 1.0,
+    max_concurrent: ConcurrentOption = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """What a study would train and what that costs, measured on this machine. Starts nothing.
+
+    Example: python -m study plan ablation_pixels --trials 20
+    """
+    from study import commands
+
+    study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=None)
+    commands.show_plan(study, home, cpus_per_trial, max_concurrent, format_.value, out)
+
+
+@app.command()
+def run(
+    name: Name,
+    dataset: DatasetOption = None,
+    trials: TrialsOption = None,
+    replicates: ReplicatesOption = None,
+    set_: SetOption = None,
+    home: HomeOption = "runs",
+    fork: ForkOption = None,
+    address: AddressOption = None,
+    cpus_per_trial: CpusOption = 1.0,
+    gpus_per_trial: GpusOption = None,
+    max_concurrent: ConcurrentOption = None,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+    dashboard: Annotated[bool, typer.Option(help="Start Ray's dashboard on loopback.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Run a study to its answer; the same command again continues it.
+
+    Examples:
+
+      python -m study.run ablation_pixels
+
+      python -m study.run ablation_pixels --dataset my.parquet --set iterations=600 --set data.size=128x128
+    """
+    from study import commands
+
+    study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=fork)
+    if dry_run:
+        commands.show_plan(study, home, cpus_per_trial, max_concurrent, "table", out)
+        return
+    machine = commands.machine(address, cpus_per_trial, gpus_per_trial, max_concurrent, dashboard)
+    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage))
+
+
+@app.command()
+def extend(
+    name: Name,
+    trials: TrialsOption = None,
+    replicates: ReplicatesOption = None,
+    home: HomeOption = "runs",
+    address: AddressOption = None,
+    cpus_per_trial: CpusOption = 1.0,
+    gpus_per_trial: GpusOption = None,
+    max_concurrent: ConcurrentOption = None,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+) -> None:
+    """Add trials or replicates to a study that was started, up to the totals given.
+
+    Example: python -m study extend ablation_pixels --trials 50 --replicates 5
+    """
+    from study import commands
+
+    study = commands.extended(name, trials, replicates, home)
+    machine = commands.machine(address, cpus_per_trial, gpus_per_trial, max_concurrent, False)
+    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage))
+
+
+@app.command()
+def status(name: Name, home: HomeOption = "runs", format_: FormatOption = Format.table) -> None:
+    """How far a study is, from its ledger.
+
+    Example: python -m study status ablation_pixels --format json
+    """
+    from study import status as view
+    from study.home import Home
+
+    folder = Home.at(home).existing(name)
+    study = folder.frozen()
+    assert study is not None
+    if format_ is Format.table:
+        out.print(view.to_table(study, folder))
+    else:
+        typer.echo(view.to_json(study, folder) if format_ is Format.json else view.to_markdown(study, folder))
+
+
+@app.command()
+def report(name: Name, home: HomeOption = "runs", format_: FormatOption = Format.table) -> None:
+    """The answer of a study: arms with intervals, pairs with verdicts, from its ledger.
+
+    Example: python -m study report ablation_pixels --format markdown
+    """
+    from study import answer as answers
+    from study import service
+    from study.home import Home
+
+    folder = Home.at(home).existing(name)
+    study = folder.frozen()
+    assert study is not None
+    answer = service.answer_of(study, folder)
+    if format_ is Format.table:
+        out.print(answers.to_table(answer))
+    else:
+        typer.echo(answers.to_json(answer) if format_ is Format.json else answers.to_markdown(answer))
+    raise typer.Exit(ANSWERED if answer.complete else NO_ANSWER)
+
+
+def main(program: str = "python -m study", prefix: list[str] | None = None) -> None:
+    """Entry point; `prefix` fixes the first words (`study.run` is `study run`).
+
+    A user's mistake becomes one sentence and exit code 2; a bug keeps its trace.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app([*(prefix or []), *sys.argv[1:]], prog_name=program)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(USERS_MISTAKE)
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,148 @@
+"""What the commands that start or cost something do; imported only when one of them is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from search_spaces import UserError
+from study import discovery, overrides, plan, service
+from study.console import duration
+from study.engine import Machine
+from study.home import Home
+from study.spec import Study
+
+
+def definition(
+    name: str,
+    dataset: str | None,
+    trials: int | None,
+    replicates: int | None,
+    settings: list[str],
+    home: str,
+    *,
+    fork: str | None,
+) -> Study:
+    """The study that the command line describes. Raises UserError."""
+    study = discovery.load(name)
+    if fork is not None:
+        study = dataclasses.replace(study, name=_fork_name(fork))
+    if dataset is not None:
+        path = Path(dataset).expanduser()
+        named = str(path.resolve()) if dataset.endswith(".parquet") or "/" in dataset else dataset
+        study = dataclasses.replace(study, data=dataclasses.replace(study.data, dataset=named))
+    study = overrides.apply(study, settings)
+    return service.targets(study, Home.at(home).study(study.name), trials=trials, replicates=replicates)
+
+
+def _fork_name(name: str) -> str:
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise UserError(f"--fork takes a name of letters, digits, _ and -, but got {name!r}.")
+    return name
+
+
+def extended(name: str, trials: int | None, replicates: int | None, home: str) -> Study:
+    """A started study with larger targets. Raises UserError."""
+    folder = Home.at(home).existing(name)
+    frozen = folder.frozen()
+    assert frozen is not None
+    if trials is None and replicates is None:
+        raise UserError(f"Extending {name} needs --trials or --replicates: the new totals.")
+    return service.targets(frozen, folder, trials=trials, replicates=replicates)
+
+
+def machine(
+    address: str | None, cpus: float, gpus: float | None, max_concurrent: int | None, dashboard: bool
+) -> Machine:
+    """What a trial takes. Raises UserError for shares that no machine can give."""
+    if cpus <= 0:
+        raise UserError(f"--cpus-per-trial must be above 0, but got {cpus:g}.")
+    if gpus is None:
+        import torch
+
+        gpus = 1.0 if torch.cuda.is_available() else 0.0
+    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+        raise UserError(f"--gpus-per-trial must be a share up to 1 or a whole number, but got {gpus:g}.")
+    if max_concurrent is not None and max_concurrent < 1:
+        raise UserError(f"--max-concurrent must be 1 or more, but got {max_concurrent}.")
+    return Machine(
+        address=address,
+        cpus_per_trial=cpus,
+        gpus_per_trial=gpus,
+        max_concurrent=max_concurrent,
+        dashboard=dashboard,
+    )
+
+
+def run(
+    study: Study, home: str, where: Machine, out: Console, tracking_uri: str | None, storage_url: str | None
+) -> int:
+    """Runs the study; 0 when every arm has its replicates, else 1."""
+    prepared = service.prepare(study, Home.at(home))
+    try:
+        answer = service.run(prepared, where, out, tracking_uri=tracking_uri, storage_url=storage_url)
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped. Everything finished is kept; the same command continues.\n")
+        return 1
+    return 0 if answer.complete else 1
+
+
+def show_plan(
+    study: Study, home: str, cpus: float, max_concurrent: int | None, format_: str, out: Console
+) -> None:
+    """Prints the plan with speeds that are measured here and now."""
+    where = machine(None, cpus, None, max_concurrent, False)
+    prepared = service.prepare(study, Home.at(home))
+    speed = plan.measure(study, prepared.dataset, prepared.data, threads=where.threads)
+    slots = max(1, int((os.cpu_count() or 1) / where.cpus_per_trial))
+    made = prepared.plan(slots=min(slots, where.max_concurrent or slots), speed=speed)
+    if format_ == "json":
+        typer.echo(json.dumps({**dataclasses.asdict(made), "trials": made.trials}, indent=2))
+    elif format_ == "markdown":
+        typer.echo(_markdown(made))
+    else:
+        out.print(_table(made))
+        out.print(Text(_summary(made)), soft_wrap=True)
+
+
+_HEADERS = ("arm", "method", "sampler", "searched", "search", "confirm", "s/iteration", "annotator")
+
+
+def _rows(made: plan.Plan) -> list[list[str]]:
+    return [
+        [
+            arm.name, arm.method, arm.sampler, ", ".join(arm.searched) or "-",
+            str(arm.search_trials), str(arm.confirm_trials), f"{arm.seconds_per_iteration or 0:.3f}",
+            duration(arm.annotation_seconds),
+        ]
+        for arm in made.arms
+    ]  # fmt: skip
+
+
+def _table(made: plan.Plan) -> Table:
+    table = Table(box=None)
+    for header in _HEADERS:
+        table.add_column(header)
+    for row in _rows(made):
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _markdown(made: plan.Plan) -> str:
+    lines = [_HEADERS, ["---"] * len(_HEADERS), *_rows(made)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_summary(made)}"
+
+
+def _summary(made: plan.Plan) -> str:
+    wall = made.wall_seconds
+    time = "" if wall is None else f", {duration(wall[0])} to {duration(wall[1])} on {made.concurrency} at once"
+    stops = f"; trials may stop early at iteration {', '.join(map(str, made.rungs))}" if made.rungs else ""
+    return f"{made.study}: {made.trials} trials{time}{stops}."

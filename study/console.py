@@ -1,0 +1,142 @@
+"""The terminal while a study runs: arms, trials by state, best so far, time left. Plain lines without a terminal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from study.board import ArmBoard, Board
+from study.results import TrialRow
+from study.spec import Study
+
+LINE_EVERY = 20.0
+"""Seconds between lines when the output is a file or a pipe."""
+
+
+class Screen:
+    """Draws the board at most twice a second, on the terminal that the run was started from."""
+
+    def __init__(self, console: Console, board: Board, slots: int) -> None:
+        self.console, self.board, self.slots = console, board, slots
+        self.progress = Progress(board)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="screen", daemon=True)
+
+    def __enter__(self) -> Screen:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        if self.console.is_terminal:
+            with Live(self._view(), console=self.console, refresh_per_second=2, transient=True) as live:
+                while not self._stop.wait(0.5):
+                    live.update(self._view())
+            self.console.print(self._view())
+            return
+        while not self._stop.wait(LINE_EVERY):
+            self.console.print(self._line(), soft_wrap=True)
+        self.console.print(self._line(), soft_wrap=True)
+
+    def _line(self) -> Text:
+        done, planned = self.progress.trials()
+        best = ", ".join(f"{name} {_best(arm)}" for name, arm in self.board.arms.items())
+        return Text(f"{done}/{planned} trials · {self.progress.eta(self.slots)} · best {best}")
+
+    def _view(self) -> Group:
+        done, planned = self.progress.trials()
+        table = Table(box=None, pad_edge=False)
+        for header, justify in (
+            ("arm", "left"), ("searched", "right"), ("stopped early", "right"), ("diverged", "right"),
+            ("failed", "right"), (f"best {self.board.study.metric} (val)", "right"), ("confirmed", "right"),
+            ("running", "left"),
+        ):  # fmt: skip
+            table.add_column(header, justify=justify)  # type: ignore[arg-type]
+        for name, arm in self.board.arms.items():
+            table.add_row(Text(name), *self._cells(name, arm))
+        return Group(
+            table, Text(f"{done} of {planned} trials done · {self.progress.eta(self.slots)}", style="bold")
+        )
+
+    def _cells(self, name: str, arm: ArmBoard) -> list[str]:
+        states = [a.state for a in list(arm.attempts)]
+        running = [job.row for job in list(self.board.running.values()) if job.arm == name]
+        total = self.board.study.protocol.iterations
+        return [
+            f"{sum(s != 'running' for s in states)}/{arm.target}",
+            *(str(states.count(s) or "") for s in ("pruned", "diverged", "failed")),
+            _best(arm),
+            f"{len(arm.confirmed)}/{self.board.study.num_replicates}",
+            ", ".join(f"{row.phase} {row.number} {100 * row.iterations // total}%" for row in running),
+        ]
+
+
+def _best(arm: ArmBoard) -> str:
+    best = arm.selected()
+    return "-" if best is None or best.value is None else f"{best.value:.3f}"
+
+
+class Progress:
+    """How much is done and how long the rest takes, judged by what was measured so far."""
+
+    def __init__(self, board: Board, clock: Callable[[], float] = time.time) -> None:
+        self.board, self.clock, self.started = board, clock, clock()
+        self.at_start = self._rows()
+
+    def _rows(self) -> list[TrialRow]:
+        ended = [row for arm in self.board.arms.values() for row in list(arm.rows.values())]
+        return ended + [row for arm in self.board.arms.values() for row in list(arm.confirmed.values())]
+
+    def trials(self) -> tuple[int, int]:
+        """Ended, planned."""
+        planned = sum(arm.target + self.board.study.num_replicates for arm in self.board.arms.values())
+        return len(self._rows()), planned
+
+    def remaining_iterations(self) -> float:
+        """Expected optimiser steps left: a searched trial counts as long as those before it were on average."""
+        study, total = self.board.study, 0.0
+        full = study.protocol.iterations
+        for arm in self.board.arms.values():
+            lengths = [row.iterations for row in list(arm.rows.values())]
+            typical = sum(lengths) / len(lengths) if lengths else full
+            total += typical * max(0, arm.target - len(lengths))
+            total += full * max(0, study.num_replicates - len(arm.confirmed))
+        under_way = sum(job.row.iterations for job in list(self.board.running.values()))
+        return max(0.0, total - under_way)
+
+    def eta(self, slots: int) -> str:
+        """Time left in words."""
+        before = {(row.arm, row.phase, row.number) for row in self.at_start}
+        mine = [row for row in self._rows() if (row.arm, row.phase, row.number) not in before]
+        mine += [job.row for job in list(self.board.running.values())]
+        steps, seconds = sum(r.iterations for r in mine), sum(r.seconds for r in mine)
+        elapsed = self.clock() - self.started
+        if not steps:
+            return f"{duration(elapsed)} so far, measuring the speed"
+        left = self.remaining_iterations() * seconds / steps / slots
+        return f"{duration(elapsed)} so far, about {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """8 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def introduction(study: Study, folder: str, tracking: str) -> Text:
+    """What is about to happen, in three lines."""
+    arms = ", ".join(arm.name for arm in study.arms)
+    return Text(f"{study.question}\nArms: {arms}.\nResults: {folder} · MLflow: {tracking}")

@@ -1,0 +1,52 @@
+"""From the name or path of a data set to the open data set; phantoms are generated when first asked for."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from search_spaces import UserError, nearest
+from study.home import Home
+from study.spec import Data
+from trainables.data.dataset import Dataset, open_dataset
+from trainables.data import phantoms
+from trainables.trial import DataSource
+
+log = logging.getLogger(__name__)
+
+
+def locate(name: str, home: Home) -> Path:
+    """The Parquet file of a data set. Raises UserError for an unknown name."""
+    if name.endswith(".parquet") or "/" in name:
+        return Path(name).expanduser().resolve()
+    path = home.datasets / f"{name}.parquet"
+    if path.exists():
+        return path
+    if name in phantoms.KINDS:
+        log.info("Generating %s", name)
+        home.datasets.mkdir(parents=True, exist_ok=True)
+        phantoms.write(name, path)
+        return path
+    known = sorted({*phantoms.KINDS, *(p.stem for p in home.datasets.glob("*.parquet"))})
+    raise UserError(
+        f"There is no data set {name!r}.{nearest(name, known)} Known: {', '.join(known)}; or give the path of a Parquet "
+        "file (`python -m study data import --help` makes one)."
+    )
+
+
+def open_data(data: Data, home: Home) -> tuple[Dataset, DataSource]:
+    """The open data set and its identity. Raises UserError."""
+    path = locate(data.dataset, home)
+    dataset = open_dataset(path, cache=home.cache, size=data.size, merge_foreground=data.merge_foreground)
+    if not 0 <= data.fold < len(dataset.folds):
+        raise UserError(
+            f"data.fold must name one of the {len(dataset.folds)} folds (0 .. {len(dataset.folds) - 1}) of "
+            f"{dataset.name}, but got {data.fold}."
+        )
+    source = DataSource(
+        path=str(path),
+        fingerprint=dataset.fingerprint,
+        size=data.size,
+        merge_foreground=data.merge_foreground,
+    )
+    return dataset, source

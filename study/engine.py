@@ -1,0 +1,216 @@
+"""The one Ray file of this floor: lets Ray Tune run what the board decides.
+
+Ray Tune places the trials, shares the machine and restarts lost workers. What is tried, stopped, continued
+and remembered is the board's: Tune's own searcher state, checkpoints and restore are not used, because
+they lose or repeat trials (measured: shared/ray.md sections 2 and 4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search_spaces import UserError
+from study.board import Board, Job
+
+RETRIES = 3
+"""How often Ray starts a trial again whose process or node was lost; it continues from its checkpoint."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a trial takes, and where it runs."""
+
+    address: str | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    max_concurrent: int | None = None
+    dashboard: bool = False
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus_per_trial))
+
+
+def _environment() -> None:
+    """Before Ray is imported: quiet, no snapshots, no per-trial log files, no telemetry."""
+    for name, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+        "TUNE_WARN_THRESHOLD_S": "1000",
+        "TUNE_RESULT_BUFFER_LENGTH": "0",
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def connect(machine: Machine) -> int:
+    """Starts Ray in this process, or joins a cluster; returns how many trials fit at once. Raises UserError."""
+    _environment()
+    if machine.address is None:
+        os.environ.setdefault(
+            "RAY_AUTH_MODE", "disabled"
+        )  # on loopback only; its default writes a token file
+    import ray
+
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if machine.address is None:
+        needed = max(1, -(-int(machine.cpus_per_trial * 1000) // 1000))
+        options |= {
+            "num_cpus": max(os.cpu_count() or 1, needed),
+            "include_dashboard": machine.dashboard,
+            "object_store_memory": 200 * 1024**2,
+        }
+    else:
+        options["address"] = machine.address
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"A Ray cluster must answer at {machine.address!r}, but: {reason}; check --address (RAY_ADDRESS) and "
+            "that RAY_AUTH_MODE is the same on every node."
+        ) from error
+    return _slots(ray.cluster_resources(), machine)
+
+
+def _slots(resources: dict[str, float], machine: Machine) -> int:
+    """Trials that fit at once. Raises UserError when not even one does: Ray would wait for ever."""
+    fits = [resources.get("CPU", 0.0) / machine.cpus_per_trial]
+    if machine.gpus_per_trial:
+        fits.append(resources.get("GPU", 0.0) / machine.gpus_per_trial)
+    slots = int(min(fits) + 1e-9)
+    if slots < 1:
+        raise UserError(
+            f"A trial asks for {machine.cpus_per_trial:g} CPUs and {machine.gpus_per_trial:g} GPUs, but the machine "
+            f"has {resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; lower --cpus-per-trial or "
+            "--gpus-per-trial."
+        )
+    return min(slots, machine.max_concurrent or slots)
+
+
+def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: type, metric: str) -> None:
+    """Runs every job of the board, until it is finished or Ctrl-C (SIGTERM) asks to stop."""
+    from ray import tune
+
+    from study.ray_adapters import BoardScheduler, BoardSearcher
+
+    def config_of(job: Job) -> dict[str, Any]:
+        return {
+            "trial": job.trial.to_dict(),
+            "key": job.row.key,
+            "folder": str(trial_folder(folder, job.row.key)),
+            "cache": str(folder.parent / "cache"),
+            "metric": metric,
+            "threads": machine.threads,
+            "gpus": machine.gpus_per_trial,
+            "job": list(job.id),
+        }
+
+    searcher = BoardSearcher(board, config_of)
+    resources = {"cpu": machine.cpus_per_trial, "gpu": machine.gpus_per_trial}
+    scratch = folder / "ray"
+    shutil.rmtree(scratch, ignore_errors=True)  # Tune's own records of an earlier run: nothing of it is read
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=BoardScheduler(searcher),
+            num_samples=-1,
+            reuse_actors=True,
+            max_concurrent_trials=slots,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(scratch),
+            name="tune",
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )
+    with _quiet(folder / "ray.log"), _stop_on_signal(board):
+        tuner.fit()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def trial_folder(folder: Path, key: str) -> Path:
+    """Where a trial's checkpoint and pictures lie."""
+    return folder / "trials" / key
+
+
+def _trial_name(trial: Any) -> str:
+    arm, phase, number = trial.config.get("job", ("trial", "", trial.trial_id))
+    return f"{arm} · {phase} {number}"
+
+
+@contextlib.contextmanager
+def _quiet(path: Path) -> Iterator[None]:
+    """Ray's chatter goes to a file: the terminal shows the study."""
+    with (
+        path.open("a", buffering=1) as sink,
+        contextlib.redirect_stdout(sink),
+        contextlib.redirect_stderr(sink),
+    ):
+        handler = logging.StreamHandler(sink)
+        loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.data", "ray.train")]
+        before = [(one.handlers, one.propagate) for one in loggers]
+        for one in loggers:
+            one.handlers, one.propagate = [handler], False
+        try:
+            yield
+        finally:
+            for one, (handlers, propagate) in zip(loggers, before, strict=True):
+                one.handlers, one.propagate = handlers, propagate
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: what was finished is kept, the same command goes on."""
+
+
+@contextlib.contextmanager
+def _stop_on_signal(board: Board) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run at once; what runs is continued from its checkpoint next time."""
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        board.stopping = True
+        raise Interrupted(signal.Signals(number).name)
+
+    before: dict[int, Callable[..., Any] | int | None] = {
+        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def disconnect() -> None:
+    """Ends Ray in this process and everything it started."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+
+
+def payload_of(result: dict[str, Any]) -> dict[str, Any]:
+    """What `trainables.trainable` packed into a result of Tune."""
+    decoded: dict[str, Any] = json.loads(result["payload"])
+    return decoded

@@ -1,0 +1,177 @@
+"""The folder that holds everything: datasets, cache, MLflow's database, and one folder per study."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from search_spaces import UserError, nearest
+from study.results import Ledger
+from study.spec import FORMAT, Study
+
+SPEC = "spec.json"
+LOCK = "driver.lock"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Home:
+    """Paths below one folder."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, text: str) -> Home:
+        return cls(Path(text).expanduser().resolve())
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    @property
+    def datasets(self) -> Path:
+        return self.path / "datasets"
+
+    def study(self, name: str) -> StudyFolder:
+        return StudyFolder(self.path / name)
+
+    def studies(self) -> list[str]:
+        """Names of the studies that were started here."""
+        return sorted(p.parent.name for p in self.path.glob(f"*/{SPEC}"))
+
+    def existing(self, name: str) -> StudyFolder:
+        """The folder of a study that was started. Raises UserError for another name."""
+        if name not in self.studies():
+            known = ", ".join(self.studies()) or "none"
+            raise UserError(
+                f"No study {name!r} was started in {self.path}.{nearest(name, self.studies())} Started there: {known}; "
+                f"start it with `python -m study.run {name}` or name another --home."
+            )
+        return self.study(name)
+
+    def check_writable(self) -> None:
+        """Raises UserError when nothing can be written here."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.path) as probe:
+                probe.write(b"0" * 65536)
+                probe.flush()
+                os.fsync(probe.fileno())
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            way_out = "free some space" if full else "make it writable"
+            raise UserError(
+                f"The home folder {self.path} must be writable, but: {error.strerror}; {way_out} or name another "
+                "with --home (STUDY_HOME)."
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StudyFolder:
+    """What is kept of one study."""
+
+    path: Path
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.path / "ledger")
+
+    def frozen(self) -> Study | None:
+        """The study as it was started; None when it never was. Raises UserError for another version's folder."""
+        spec = self.path / SPEC
+        if not spec.exists():
+            return None
+        try:
+            raw = json.loads(spec.read_text())
+        except ValueError as error:
+            raise UserError(
+                f"{spec} must be JSON, but it is damaged: {error}; restore it or use another --home."
+            ) from error
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            found = raw.get("format") if isinstance(raw, dict) else None
+            raise UserError(
+                f"{self.path} was written in format {found!r}, this program reads format {FORMAT}; use the "
+                "version that wrote it, or another --home."
+            )
+        return Study.from_dict(raw)
+
+    def freeze(self, study: Study) -> None:
+        """Writes the definition, atomically."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.path / f".{SPEC}.{os.getpid()}"
+        temporary.write_text(study.to_json())
+        temporary.replace(self.path / SPEC)
+
+    def is_running(self) -> bool:
+        """Is a driver alive on this study?"""
+        path = self.path / LOCK
+        if not path.exists():
+            return False
+        with path.open("r+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the study for this driver; the system lets go of it when the process dies, however it dies.
+
+        Raises UserError while another driver lives.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / LOCK).open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                raise UserError(
+                    f"Study {self.path.name!r} is being run by process {handle.read().strip()}; wait for it, stop it, "
+                    "or use another --home."
+                ) from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+
+
+def agree(frozen: Study, wanted: Study) -> None:
+    """Raises UserError when a study's definition differs from the one that was started.
+
+    The numbers of trials and replicates are targets and may grow.
+    """
+    old, new = _definition(frozen), _definition(wanted)
+    changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    if changed:
+        shown = "; ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"Study {frozen.name!r} was started with another definition ({shown}{more}); give the same settings, "
+            "or run the new ones beside it with --fork NAME or another --home."
+        )
+
+
+def _definition(study: Study) -> dict[str, object]:
+    raw = study.to_dict()
+    raw["search"] = {k: v for k, v in raw["search"].items() if k != "trials"}
+    raw["replicates"] = {k: v for k, v in raw["replicates"].items() if k != "seeds"}
+    del raw["question"]
+    return dict(_flat(json.loads(json.dumps(raw)), ""))
+
+
+def _flat(value: object, prefix: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _flat(part, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for part in value:
+            yield from _flat(part, f"{prefix}[{part.get('name', '')}]")
+    else:
+        yield prefix, value

@@ -1,0 +1,82 @@
+"""The board in the shapes that Ray Tune calls: a Searcher that proposes, a scheduler that stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from study.board import Board, Job
+from study.engine import payload_of
+
+
+class BoardSearcher(Searcher):
+    """Gives Tune the board's jobs one by one and hears how they end."""
+
+    def __init__(self, board: Board, config_of: Callable[[Job], dict[str, Any]]) -> None:
+        super().__init__(metric="payload", mode="max")
+        self.board, self.config_of = board, config_of
+        self.jobs: dict[str, Job] = {}
+        self.stopped: set[str] = set()
+        self.last: dict[str, dict[str, Any]] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        job = self.board.suggest()
+        if job is not None:
+            self.jobs[trial_id] = job
+            return self.config_of(job)
+        return Searcher.FINISHED if self.board.stopping or self.board.finished() else None
+
+    def heard(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """One report of a trial; False when it should stop."""
+        payload = payload_of(result)
+        self.last[trial_id] = payload
+        goes_on = self.board.report(self.jobs[trial_id], payload)
+        if not goes_on:
+            self.stopped.add(trial_id)
+        return goes_on
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Heard through the scheduler, which must answer at once; Tune calls both."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        job = self.jobs.pop(trial_id, None)
+        if job is None:
+            return
+        last = payload_of(result) if result and "payload" in result else self.last.get(trial_id)
+        self.last.pop(trial_id, None)
+        if trial_id in self.stopped:
+            self.board.end(job, last or {}, "pruned", reason=f"stopped at iteration {job.row.iterations}")
+        elif error:
+            self.board.end(job, {}, "failed", reason="its process was lost more often than it is restarted")
+        elif last is not None and last["state"] != "running":
+            if self.board.report(job, last):
+                self.board.end(job, last, last["state"])
+            else:  # it was trained past a rung while nobody listened
+                self.board.end(job, last, "pruned", reason=f"stopped at iteration {job.row.iterations}")
+        # else: interrupted; it stays RUNNING and the same command continues it
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the board is in the ledger and in Optuna's storage."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+
+class BoardScheduler(FIFOScheduler):
+    """First come, first served; a trial goes on as long as the board says so."""
+
+    def __init__(self, searcher: BoardSearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        goes_on = self.searcher.heard(trial.trial_id, result)
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP

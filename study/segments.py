@@ -1,0 +1,192 @@
+"""Append-only Parquet segments in one folder: crash-safe writes, compaction, and readers that never block."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from search_spaces import UserError
+
+GROUP = 64
+"""So many segments of one level are merged into one segment of the next level."""
+
+VERSION_KEY = b"ledger_version"
+_NAME = re.compile(r"segment-(\d{10})-(\d{10})-(\d)-([a-z]+)\.parquet")
+_READ_ATTEMPTS = 200
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class DiskFullError(UserError):
+    """No space is left; everything that was written before is intact."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Segment:
+    """One immutable file that holds every row of its kind with first <= sequence <= last."""
+
+    first: int
+    last: int
+    level: int
+    path: Path
+
+
+class Segments:
+    """All segments of one kind. One process appends; any number may read at any moment.
+
+    A segment is written to a hidden temporary file, synchronised and renamed, so a name that a reader
+    sees always stands for complete rows. A merged segment is in place before its parts are deleted;
+    while both exist the range in the name tells a reader to ignore the parts.
+    """
+
+    def __init__(self, folder: Path, kind: str, schema: pa.Schema, version: str) -> None:
+        self._folder = folder
+        self._kind = kind
+        self._schema = schema.with_metadata({VERSION_KEY: version.encode()})
+        self._version = version.encode()
+        self._mine: list[Segment] = []
+
+    # -- the writer ------------------------------------------------------------------------------------
+
+    def prepare(self) -> int:
+        """Remove what a killed writer left behind; the highest sequence in use, 0 for none."""
+        for leftover in self._folder.glob(f".segment-*-{self._kind}.parquet.tmp"):
+            leftover.unlink()
+        everything = self._listing()
+        self._mine = _uncovered(everything)
+        for segment in set(everything) - set(self._mine):
+            segment.path.unlink()
+        return max((segment.last for segment in self._mine), default=0)
+
+    def append(self, sequence: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows as one new segment, atomically. Raises DiskFullError."""
+        table = pa.Table.from_pylist([{"sequence": sequence, **row} for row in rows], schema=self._schema)
+        self._mine.append(self._write(sequence, sequence, 0, table))
+
+    def compact(self) -> None:
+        """Merge every level that has GROUP segments. Raises DiskFullError, and then nothing has changed."""
+        level = 0
+        while len(group := [segment for segment in self._mine if segment.level == level]) >= GROUP:
+            table = pa.concat_tables([self._table(segment, None) for segment in group])
+            merged = self._write(group[0].first, group[-1].last, level + 1, table)
+            self._mine = sorted([*(segment for segment in self._mine if segment not in group), merged])
+            for segment in group:
+                segment.path.unlink()
+            level += 1
+
+    def _write(self, first: int, last: int, level: int, table: pa.Table) -> Segment:
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd", write_statistics=False, write_page_checksum=True)
+        name = f"segment-{first:010d}-{last:010d}-{level}-{self._kind}.parquet"
+        temporary, path = self._folder / f".{name}.tmp", self._folder / name
+        if path.exists():
+            raise RuntimeError(f"{path} exists already: two processes write to one ledger")
+        try:
+            with temporary.open("wb") as file:
+                file.write(buffer.getvalue())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _synchronise(self._folder)
+        except OSError as error:
+            for unfinished in (temporary, path):
+                with contextlib.suppress(OSError):
+                    unfinished.unlink(missing_ok=True)
+            if error.errno in _FULL:
+                raise DiskFullError(
+                    f"No space is left in {self._folder}: every row written before is intact, so free some "
+                    "space and give the same command again to continue."
+                ) from error
+            raise
+        return Segment(first, last, level, path)
+
+    # -- readers ---------------------------------------------------------------------------------------
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows in the order in which they were appended.
+
+        Raises:
+            UserError: a segment is damaged, foreign or of another version.
+        """
+        return self._retried(lambda: self._read_once(columns))
+
+    def _read_once(self, columns: Sequence[str] | None) -> pa.Table:
+        tables = [self._table(segment, columns) for segment in _uncovered(self._settled())]
+        if tables:
+            return pa.concat_tables(tables)
+        empty = self._schema.empty_table()
+        return empty if columns is None else empty.select(list(columns))
+
+    @staticmethod
+    def _retried(read: Callable[[], pa.Table]) -> pa.Table:
+        for _ in range(_READ_ATTEMPTS):
+            # compaction removed a part between the listing and the opening: the merged file has its rows
+            with contextlib.suppress(FileNotFoundError):
+                return read()
+        raise RuntimeError(f"segments vanished {_READ_ATTEMPTS} times in a row")
+
+    def _settled(self) -> list[Segment]:
+        """A listing that did not race a compaction, which could hide both a merged file and its parts."""
+        before = self._listing()
+        while (after := self._listing()) != before:
+            before = after
+        return after
+
+    def _listing(self) -> list[Segment]:
+        if not self._folder.is_dir():
+            return []
+        found = []
+        for path in self._folder.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match is not None and match[4] == self._kind:
+                found.append(Segment(int(match[1]), int(match[2]), int(match[3]), path))
+        return sorted(found)
+
+    def _table(self, segment: Segment, columns: Sequence[str] | None) -> pa.Table:
+        content = segment.path.read_bytes()
+        try:
+            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            version = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
+            if version == self._version:
+                return file.read(columns=None if columns is None else list(columns))
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"The ledger file {segment.path} is damaged ({reason}): restore it from a copy, or move it "
+                "away to do without the trials in it."
+            ) from error
+        found = "none" if version is None else repr(version.decode(errors="replace"))
+        raise UserError(
+            f"The ledger file {segment.path} must have the ledger version {self._version.decode()!r} and has "
+            f"{found}: read this study with the release that wrote it, or run it again under another name."
+        )
+
+
+def _uncovered(segments: Sequence[Segment]) -> list[Segment]:
+    """Without the parts that a merged segment already contains."""
+    merged = [segment for segment in segments if segment.level > 0]
+
+    def is_part(segment: Segment) -> bool:
+        return any(
+            whole.level > segment.level and whole.first <= segment.first and segment.last <= whole.last
+            for whole in merged
+        )
+
+    return [segment for segment in segments if not is_part(segment)]
+
+
+def _synchronise(folder: Path) -> None:
+    """Make a rename durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

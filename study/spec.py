@@ -1,0 +1,251 @@
+"""A study as a frozen value: the question, its arms, the search inside each, the replicates that judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from search_spaces import Choice, Domain, Float, Int, UserError, nearest, space_of
+from trainables import discovery
+from trainables.annotations import Annotation
+from trainables.protocol import Protocol
+
+FORMAT = 1
+"""Version of spec.json and of the run folder around it."""
+
+METRICS = {"dice": True, "iou": True, "hd95": False, "area_error": False, "size_error": False}
+"""What a study may select and judge by; True where greater is better."""
+
+SAMPLERS = ("auto", "gp", "tpe", "random")
+GP_LIMIT = 300
+"""Trials up to which a Gaussian process is the better sampler (measured: shared/ray.md section 2.1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One thing that is compared: a method, the supervision it is given, and what its search may vary."""
+
+    name: str
+    method: str
+    annotation: Annotation
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Domain] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How each arm's hyper-parameters are searched on the validation split."""
+
+    trials: int = 20
+    sampler: str = "auto"
+    rungs: tuple[float, ...] = (1 / 3,)
+    """Fractions of a training after which the worse trials of an arm are stopped."""
+    reduction: int = 3
+    """At a rung the best 1/reduction of the trials seen there go on."""
+    lookahead: int = 4
+    """Trials of one arm that may run at once. Trial n is proposed from the results of the trials up to
+    n - lookahead and no others, so the search is the same whatever the machine and its luck."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicates:
+    """Fresh seeds, and folds, on which each arm's selected configuration is trained again and tested."""
+
+    seeds: tuple[int, ...] = (1001, 1002, 1003)
+    folds: tuple[int, ...] = (0,)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """(seed, fold) of every replicate, in order."""
+        return [(seed, fold) for fold in self.folds for seed in self.seeds]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Which data set, and how it is read."""
+
+    dataset: str = "phantoms-lesions"
+    """A name (`python -m study data list`) or the path of a Parquet file."""
+    size: tuple[int, int] | None = None
+    merge_foreground: bool = False
+    fold: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Everything that decides what a study does. Validates itself: raises UserError."""
+
+    name: str
+    question: str
+    arms: tuple[Arm, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Arms to compare; empty means every pair."""
+    metric: str = "dice"
+    data: Data = field(default_factory=Data)
+    search: Search = field(default_factory=Search)
+    replicates: Replicates = field(default_factory=Replicates)
+    network: str = "unet"
+    network_settings: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Protocol = field(default_factory=Protocol)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def num_replicates(self) -> int:
+        return len(self.replicates.pairs())
+
+    @property
+    def greater_is_better(self) -> bool:
+        return METRICS[self.metric]
+
+    def arm(self, name: str) -> Arm:
+        return next(a for a in self.arms if a.name == name)
+
+    def compared(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of arms that the answer speaks about."""
+        names = [a.name for a in self.arms]
+        every = tuple((a, b) for i, a in enumerate(names) for b in names[i + 1 :])
+        return self.pairs or every
+
+    def to_dict(self) -> dict[str, Any]:
+        raw = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            "format": FORMAT,
+            **raw,
+            "arms": [_arm_to_dict(a) for a in self.arms],
+            **{k: dataclasses.asdict(raw[k]) for k in ("data", "search", "replicates", "protocol")},
+            "network_settings": dict(self.network_settings),
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Study:
+        """Reads `to_dict`. Raises UserError for another format or an unknown key."""
+        if raw.get("format") != FORMAT:
+            raise UserError(
+                f"This study was written in format {raw.get('format')!r}, this program reads format {FORMAT}; "
+                "use the program's version that wrote it, or another --home."
+            )
+        values = {k: v for k, v in raw.items() if k != "format"}
+        values["arms"] = tuple(_arm_from_dict(a) for a in values["arms"])
+        values["pairs"] = tuple((a, b) for a, b in values["pairs"])
+        for key, part in (
+            ("data", Data),
+            ("search", Search),
+            ("replicates", Replicates),
+            ("protocol", Protocol),
+        ):
+            values[key] = _part(part, values[key])
+        return _part(cls, values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Study:
+        return cls.from_dict(json.loads(text))
+
+
+def space(method: str, *names: str, **narrowed: Domain) -> dict[str, Domain]:
+    """The dimensions that an arm searches: `names` as the method declares them, `narrowed` within that.
+
+    Raises UserError for a name that neither the method nor the protocol searches, or a range that is wider.
+    """
+    known = {**space_of(Protocol), **space_of(discovery.load(method))}
+    out: dict[str, Domain] = {}
+    for name in (*names, *narrowed):
+        if name not in known:
+            raise UserError(f"Nothing to search is called {name!r} in {method}.{nearest(name, known)}")
+        domain = narrowed.get(name, known[name])
+        if any(corner not in known[name] for corner in domain.corners()):
+            raise UserError(f"A search may only narrow: {name} in {domain} leaves {known[name]}.")
+        out[name] = domain
+    return out
+
+
+def base_point(study: Study, arm: Arm) -> dict[str, Any]:
+    """The arm's configuration before any search: what its file fixes, else the published defaults."""
+    defaults = discovery.load(arm.method)()
+    protocol = dataclasses.asdict(study.protocol)
+    return {
+        name: arm.settings[name] if name in arm.settings else protocol[name] if name in protocol
+        else getattr(defaults, name)
+        for name in arm.search
+    }  # fmt: skip
+
+
+def _check(study: Study) -> None:
+    names = [a.name for a in study.arms]
+    _rule(len(names) > 0, f"study {study.name} needs at least one arm")
+    _rule(len(set(names)) == len(names), f"arms of {study.name} must have different names, but got {names}")
+    for pair in study.pairs:
+        for name in pair:
+            _rule(name in names, f"the pair {pair} names no arm {name!r}.{nearest(name, names)}")
+    if study.metric not in METRICS:
+        raise UserError(
+            f"There is no metric {study.metric!r}.{nearest(study.metric, METRICS)} Metrics: {', '.join(METRICS)}."
+        )
+    search, replicates = study.search, study.replicates
+    _rule(search.trials >= 1, f"--trials must be 1 or more, but got {search.trials}")
+    _rule(search.lookahead >= 1, f"search.lookahead must be 1 or more, but got {search.lookahead}")
+    _rule(search.reduction >= 2, f"search.reduction must be 2 or more, but got {search.reduction}")
+    _rule(
+        search.sampler in SAMPLERS,
+        f"search.sampler must be one of {', '.join(SAMPLERS)}, but got {search.sampler!r}",
+    )
+    _rule(
+        all(0 < r < 1 for r in search.rungs), f"search.rungs must lie between 0 and 1, but got {search.rungs}"
+    )
+    _rule(len(replicates.pairs()) >= 1, "--replicates must be 1 or more, but got 0")
+    _rule(
+        search.seed not in replicates.seeds,
+        f"replicates.seeds {replicates.seeds} must not hold the search's own seed {search.seed}: "
+        "the confirmation needs fresh ones",
+    )
+    for arm in study.arms:
+        point = base_point(study, arm)
+        for name, domain in arm.search.items():
+            _rule(
+                point[name] in domain,
+                f"arm {arm.name!r} starts at {name} = {point[name]!r}, which its search {domain} cannot reach",
+            )
+
+
+def _rule(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UserError(f"{sentence[0].upper()}{sentence[1:]}.")
+
+
+def _part(cls: type[Any], raw: Mapping[str, Any]) -> Any:
+    fields = {f.name for f in dataclasses.fields(cls)}
+    for name in raw:
+        if name not in fields:
+            raise UserError(f"A study's {cls.__name__.lower()} has no {name!r}.{nearest(name, fields)}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+
+
+def _arm_to_dict(arm: Arm) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "method": arm.method,
+        "annotation": arm.annotation.to_dict(),
+        "settings": dict(arm.settings),
+        "search": {k: dataclasses.asdict(d) for k, d in arm.search.items()},
+    }
+
+
+def _arm_from_dict(raw: Mapping[str, Any]) -> Arm:
+    values = dict(raw)
+    values["annotation"] = Annotation.from_dict(values["annotation"])
+    values["search"] = {k: _domain(d) for k, d in values["search"].items()}
+    arm: Arm = _part(Arm, values)
+    return arm
+
+
+def _domain(raw: Mapping[str, Any]) -> Domain:
+    if "options" in raw:
+        return Choice(tuple(raw["options"]))
+    return Float(**raw) if "log" in raw else Int(**raw)

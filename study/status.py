@@ -1,0 +1,77 @@
+"""How far a study is, from its ledger and its frozen spec alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from study.home import StudyFolder
+from study.results import TrialRow
+from study.spec import Study
+
+STATES = ("finished", "pruned", "diverged", "failed", "running")
+
+
+def counts(study: Study, folder: StudyFolder) -> dict[str, Any]:
+    """Trials by state: {"study", "planned", "finished", "pruned", "failed", "running"}; a diverged one has finished."""
+    rows = folder.ledger.trials()
+    alive = folder.is_running()
+    states = Counter(row.state for row in rows)
+    planned = sum((study.search.trials if arm.search else 1) + study.num_replicates for arm in study.arms)
+    return {
+        "study": study.name,
+        "planned": planned,
+        "finished": states["finished"] + states["diverged"],
+        "pruned": states["pruned"],
+        "failed": states["failed"],
+        # A row says "running" for ever when its driver was killed; without a driver nothing runs.
+        "running": states["running"] if alive else 0,
+    }
+
+
+def to_json(study: Study, folder: StudyFolder) -> str:
+    return json.dumps(counts(study, folder), indent=2)
+
+
+def _cells(study: Study, folder: StudyFolder) -> list[list[str]]:
+    rows = folder.ledger.trials()
+    return [[arm.name, *_arm_cells(study, [r for r in rows if r.arm == arm.name])] for arm in study.arms]
+
+
+def _arm_cells(study: Study, rows: list[TrialRow]) -> list[str]:
+    search = [r for r in rows if r.phase == "search"]
+    values = [r.value for r in search if r.state == "finished" and r.value is not None]
+    best = (max if study.greater_is_better else min)(values, default=None)
+    confirmed = sum(r.state == "finished" for r in rows if r.phase == "confirm")
+    return [
+        *(str(sum(r.state == state for r in search) or "") for state in STATES[:-1]),
+        "-" if best is None else f"{best:.3f}",
+        f"{confirmed}/{study.num_replicates}",
+    ]
+
+
+def headers(study: Study) -> list[str]:
+    return ["arm", *STATES[:-1], f"best {study.metric} (val)", "confirmed"]
+
+
+def to_markdown(study: Study, folder: StudyFolder) -> str:
+    names = headers(study)
+    lines = [" | ".join(names), " | ".join("---" for _ in names)]
+    lines += [" | ".join(cells) for cells in _cells(study, folder)]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def to_table(study: Study, folder: StudyFolder) -> Table:
+    total = counts(study, folder)
+    done = total["finished"] + total["pruned"] + total["failed"]
+    state = f"{total['running']} running" if total["running"] else "no driver runs"
+    table = Table(title=Text(f"{study.name}: {done} of {total['planned']} trials ended, {state}"), box=None)
+    for index, name in enumerate(headers(study)):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for cells in _cells(study, folder):
+        table.add_row(*(Text(c) for c in cells))
+    return table

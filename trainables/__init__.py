@@ -1,0 +1,1 @@
+"""One trial: weak labels in, a trained and scored segmentation network out."""

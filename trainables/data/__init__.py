@@ -1,0 +1,1 @@
+"""The Parquet format, importers, phantoms, splits and augmentation."""

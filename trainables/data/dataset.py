@@ -1,0 +1,273 @@
+"""A dataset as trials see it: decoded once per node into plain arrays, then memory-mapped by everybody."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from search_spaces import UserError
+from trainables.data import rules
+from trainables.data.parquet import ParquetDataset
+from trainables.data.rules import UNLABELLED, Pixels
+
+log = logging.getLogger(__name__)
+
+CACHE_VERSION = 1
+"""Part of every fingerprint: raise it when decoding changes what it produces."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row indices, int64, sorted; no case and no duplicate group lies in two parts."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """N slices of one shape. The NHW arrays are read-only uint8 memory maps, shared between processes."""
+
+    name: str
+    """The file's name without its ending."""
+    fingerprint: str
+    """Hex digest of pixels, masks, scribbles, ids, classes, spacing, splits and both options of opening."""
+    class_names: tuple[str, ...]
+    """Index = class id; 0 is the background."""
+    images_NHW: np.ndarray
+    masks_NHW: np.ndarray
+    scribbles_NHW: np.ndarray | None
+    """Class id, or 255 where nobody drew."""
+    image_ids: tuple[str, ...]
+    """Unique: "<case>/<frame>/<slice>", or "<case>/<slice>" where the data have no frames."""
+    case_ids: tuple[str, ...]
+    volume_ids: tuple[str, ...]
+    """Case and frame: what a 3-D score is computed over."""
+    slice_index: np.ndarray
+    """int32 [N], position along the volume."""
+    spacing_mm: np.ndarray
+    """float32 [N, 3]: row, column, between slices, of the arrays as they stand here; NaN where unknown."""
+    folds: tuple[Split, ...]
+    """At least one; fold 0 is the default split."""
+    metadata: Mapping[str, str]
+    """The file's own: source, licence, citation and the like."""
+
+    @property
+    def num_images(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        _, height, width = self.images_NHW.shape
+        return height, width
+
+
+def open_dataset(
+    path: Path, *, cache: Path, size: tuple[int, int] | None = None, merge_foreground: bool = False
+) -> Dataset:
+    """Opens a Parquet file through a cache of decoded arrays, `cache / fingerprint`.
+
+    The first opening on a node decodes and checks every row; later ones recognise the unchanged file by
+    its size and time of change. `size` (height, width) resizes images by area averaging, masks and
+    scribbles to the nearest pixel, and scales the spacing. `merge_foreground` makes one class of all
+    but the background. Raises UserError for a file that breaks a rule of the format (see
+    `trainables.data.rules`), a split that leaks, or rows of several shapes without `size`.
+    """
+    if size is not None and min(size) < 1:
+        raise UserError(f"A size must be height x width of positive pixels, but got {size[0]}x{size[1]}.")
+    rules.require_file(path)
+    options = {"size": None if size is None else list(size), "merge_foreground": merge_foreground}
+    receipt_file = cache / "receipts" / f"{_receipt_key(path, options)}.json"
+    receipt = _valid_receipt(receipt_file, path, cache)
+    if receipt is None:
+        source = ParquetDataset(path)
+        receipt = {
+            "splits": None if source.split_file is None else _stamp(source.split_file),
+            "metadata": source.metadata,
+            "fingerprint": _decode(source, cache, size, options),
+        }
+        _write_whole(receipt_file, json.dumps(receipt))
+    stored = _load(cache / receipt["fingerprint"])
+    return dataclasses.replace(stored, name=path.stem, metadata=receipt["metadata"])
+
+
+def _stamp(path: Path) -> list[Any]:
+    """Changes when the file does; costs no reading."""
+    stat = path.stat()
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
+def _receipt_key(path: Path, options: Mapping[str, Any]) -> str:
+    text = json.dumps([CACHE_VERSION, _stamp(path), options])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _valid_receipt(file: Path, path: Path, cache: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    receipt: dict[str, Any] = json.loads(file.read_text())
+    splits = receipt["splits"]
+    if splits is not None and not (Path(splits[0]).is_file() and _stamp(Path(splits[0])) == splits):
+        return None
+    return receipt if (cache / receipt["fingerprint"]).is_dir() else None
+
+
+def _write_whole(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    draft.write_text(text)
+    draft.replace(file)
+
+
+def _decode(
+    source: ParquetDataset, cache: Path, size: tuple[int, int] | None, options: Mapping[str, Any]
+) -> str:
+    """Writes the arrays into a private folder, then renames it; whoever renames first wins the race."""
+    shape = _common_shape(source) if size is None else size
+    folds = [
+        {part: np.flatnonzero(np.isin(source.case_ids, cases)).tolist() for part, cases in parts.items()}
+        for parts in source.folds()
+    ]
+    log.info("decoding %s: %d images of %d x %d", source.path, len(source.image_ids), *shape)
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".decoding-") as private:
+        folder = Path(private) / "arrays"
+        folder.mkdir()
+        pixels_digest = _write_arrays(source, folder, shape, bool(options["merge_foreground"]))
+        index = _index(source, folds, bool(options["merge_foreground"]))
+        spacing = (source.spacing_mm * _scale(source, shape)).astype(np.float32)
+        np.save(folder / "spacing_mm.npy", spacing)
+        content = json.dumps([CACHE_VERSION, options, index, spacing.tolist(), pixels_digest])
+        fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        (folder / "index.json").write_text(json.dumps(index | {"fingerprint": fingerprint}))
+        try:
+            folder.rename(cache / fingerprint)
+        except OSError:
+            if not (cache / fingerprint).is_dir():
+                raise
+    return fingerprint
+
+
+def _common_shape(source: ParquetDataset) -> tuple[int, int]:
+    sizes = source.sizes()
+    shape = next(iter(sizes))
+    if len(sizes) > 1:
+        listed = [f"{height}x{width} ({count} images)" for (height, width), count in sizes.items()]
+        raise UserError(
+            f"{source.path} holds images of {len(sizes)} sizes: {', '.join(listed[:5])}"
+            f"{', ...' if len(sizes) > 5 else ''}; choose one with --set size=HxW, "
+            f"for example --set size={shape[0]}x{shape[1]}."
+        )
+    return shape
+
+
+def _scale(source: ParquetDataset, shape: tuple[int, int]) -> np.ndarray:
+    scale = np.ones((len(source.shapes), 3))
+    scale[:, :2] = source.shapes / np.array(shape)
+    return scale
+
+
+def _index(source: ParquetDataset, folds: list[dict[str, list[int]]], merge: bool) -> dict[str, Any]:
+    return {
+        "class_names": ["background", "foreground"] if merge else list(source.class_names),
+        "case_ids": source.case_ids,
+        "volume_ids": source.volume_ids,
+        "image_ids": source.image_ids,
+        "slice_index": source.slice_index.tolist(),
+        "folds": folds,
+    }
+
+
+def _write_arrays(source: ParquetDataset, folder: Path, shape: tuple[int, int], merge: bool) -> str:
+    """Streams images.npy, masks.npy and, where there is any scribble, scribbles.npy; returns a digest.
+
+    The digest is of the stored pixels, before resizing: it does not depend on a library's interpolation.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    scribbled = False
+    files = {name: folder / f"{name}.npy" for name in ("images", "masks", "scribbles")}
+    with files["images"].open("wb") as images, files["masks"].open("wb") as masks, \
+         files["scribbles"].open("wb") as scribbles:  # fmt: skip
+        for file in (images, masks, scribbles):
+            _write_header(file, (len(source.image_ids), *shape))
+        for pixels in source.pixels():
+            digest.update(json.dumps([*pixels.image.shape, pixels.scribble is not None]).encode())
+            for array in pixels:
+                digest.update(b"" if array is None else array.tobytes())
+            scribbled |= pixels.scribble is not None
+            image, mask, scribble = _transformed(pixels, shape, merge)
+            images.write(image.tobytes())
+            masks.write(mask.tobytes())
+            scribbles.write(scribble.tobytes())
+    if not scribbled:
+        files["scribbles"].unlink()
+    return digest.hexdigest()
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, int, int]) -> None:
+    # Written front to back, not through a memory map: a full disk is then an error, not a dead process.
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _transformed(
+    pixels: Pixels, shape: tuple[int, int], merge: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    image, mask, scribble = pixels
+    if scribble is None:
+        scribble = np.full(mask.shape, UNLABELLED, np.uint8)
+    if merge:
+        mask = (mask > 0).astype(np.uint8)
+        scribble = np.where(scribble == UNLABELLED, scribble, scribble > 0).astype(np.uint8)
+    if image.shape == shape:
+        return image, mask, scribble
+    import cv2  # heavy, and never needed by data of the right size
+
+    size_xy = shape[::-1]
+    return (
+        cv2.resize(image, size_xy, interpolation=cv2.INTER_AREA),
+        cv2.resize(mask, size_xy, interpolation=cv2.INTER_NEAREST_EXACT),
+        cv2.resize(scribble, size_xy, interpolation=cv2.INTER_NEAREST_EXACT),
+    )
+
+
+@lru_cache(maxsize=16)
+def _load(folder: Path) -> Dataset:
+    """A decoded folder; its name says its content, so it never changes."""
+    index = json.loads((folder / "index.json").read_text())
+    scribbles = folder / "scribbles.npy"
+    return Dataset(
+        name="",
+        fingerprint=index["fingerprint"],
+        class_names=tuple(index["class_names"]),
+        images_NHW=np.load(folder / "images.npy", mmap_mode="r"),
+        masks_NHW=np.load(folder / "masks.npy", mmap_mode="r"),
+        scribbles_NHW=np.load(scribbles, mmap_mode="r") if scribbles.is_file() else None,
+        image_ids=tuple(index["image_ids"]),
+        case_ids=tuple(index["case_ids"]),
+        volume_ids=tuple(index["volume_ids"]),
+        slice_index=np.array(index["slice_index"], np.int32),
+        spacing_mm=np.load(folder / "spacing_mm.npy"),
+        folds=tuple(
+            Split(**{part: np.array(rows, np.int64) for part, rows in fold.items()})
+            for fold in index["folds"]
+        ),
+        metadata={},
+    )

@@ -1,0 +1,114 @@
+"""Which cases train, which select and which test: whole groups on one side, checked for leaks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from search_spaces import UserError, nearest
+
+PARTS = ("train", "val", "test")
+VALIDATION_EVERY = 8
+"""Where a published fold names no validation set, every eighth training group becomes one."""
+
+Parts = dict[str, list[str]]
+
+
+def by_case(
+    groups: Mapping[str, str], seed: int = 0, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+) -> Parts:
+    """Case ids by part ("train", "val", "test"), each sorted; a function of names and seed alone.
+
+    `groups` gives the group of each case (cases that must not be separated). The groups are ranked by
+    a stable hash, so the order of `groups` changes nothing; the `fractions` count groups, are rounded,
+    and no part stays empty. Raises UserError for fewer than three groups or unusable fractions.
+    """
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise UserError(f"The three parts' fractions must be positive and add up to 1, but got {fractions}.")
+    ranked = _ranked(set(groups.values()), seed)
+    count = len(ranked)
+    if count < 3:
+        raise UserError(
+            f"A split into train, val and test needs three independent cases or more, but there are {count}; "
+            "add cases, or give the split by hand."
+        )
+    val = min(max(1, round(fractions[1] * count)), count - 2)
+    test = min(max(1, round(fractions[2] * count)), count - val - 1)
+    part_of = dict.fromkeys(ranked, "train")
+    part_of |= dict.fromkeys(ranked[:test], "test")
+    part_of |= dict.fromkeys(ranked[test : test + val], "val")
+    return {part: sorted(c for c, g in groups.items() if part_of[g] == part) for part in PARTS}
+
+
+def folds_of(document: Mapping[str, Any] | None, groups: Mapping[str, str], where: str) -> list[Parts]:
+    """The folds that a split document describes, restricted to the cases in `groups`; fold 0 is the default.
+
+    `document` holds {"folds": {name: {"train": [...], "test": [...]}}} or {"split": {...}}; None means
+    `by_case`. Its "same_images" (lists of cases that show the same images) join groups. A fold without a
+    "val" list gets one from its training cases, see `VALIDATION_EVERY`. `where` names the file in errors.
+    Raises UserError for a leak between parts, an empty part or a malformed document.
+    """
+    if document is None:
+        return [by_case(groups)]
+    groups = _joined(groups, document.get("same_images", []))
+    named = document.get("folds") or {"split": document.get("split")}
+    if not isinstance(named, Mapping) or not all(isinstance(fold, Mapping) for fold in named.values()):
+        raise UserError(f"{where}: splits must hold 'split' or 'folds', but hold {sorted(document)}.")
+    return [_checked(fold, groups, f"{where}: {name}") for name, fold in named.items()]
+
+
+def _checked(fold: Mapping[str, Any], groups: Mapping[str, str], where: str) -> Parts:
+    for part, cases in fold.items():
+        if part not in PARTS:
+            raise UserError(
+                f"{where} has a part {part!r}; parts are train, val and test.{nearest(part, PARTS)}"
+            )
+        if not isinstance(cases, (list, tuple)) or not all(isinstance(case, str) for case in cases):
+            raise UserError(f"{where}: part {part!r} must be a list of case ids, but is {cases!r:.60}.")
+    parts = {part: sorted(set(fold.get(part, ())) & groups.keys()) for part in PARTS}
+    if "val" not in fold:
+        parts["train"], parts["val"] = _carved(parts["train"], groups)
+    for part in PARTS:
+        if not parts[part]:
+            raise UserError(
+                f"{where}: no case of part {part!r} lies in the file; each of train, val and test needs one."
+            )
+    _refuse_leaks(parts, groups, where)
+    return parts
+
+
+def _refuse_leaks(parts: Parts, groups: Mapping[str, str], where: str) -> None:
+    seen: dict[str, tuple[str, str]] = {}
+    for part in PARTS:
+        for case in parts[part]:
+            other, other_part = seen.setdefault(groups[case], (case, part))
+            if other_part == part:
+                continue
+            what = f"case {case!r} is" if other == case else f"cases {other!r} and {case!r} (same images) are"
+            raise UserError(
+                f"{where} leaks: {what} in both {other_part!r} and {part!r}; keep each group in one part."
+            )
+
+
+def _carved(train: list[str], groups: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    held_out = set(_ranked({groups[case] for case in train}, seed=0)[::VALIDATION_EVERY])
+    kept = [case for case in train if groups[case] not in held_out]
+    return kept, [case for case in train if groups[case] in held_out]
+
+
+def _joined(groups: Mapping[str, str], same_images: Iterable[Iterable[str]]) -> dict[str, str]:
+    joined = dict(groups)
+    for cases in same_images:
+        absorbed = {joined[case] for case in cases if case in joined}
+        if absorbed:
+            target = min(absorbed)
+            joined = {case: target if group in absorbed else group for case, group in joined.items()}
+    return joined
+
+
+def _ranked(groups: Iterable[str], seed: int) -> list[str]:
+    def rank(group: str) -> tuple[bytes, str]:
+        return hashlib.blake2b(f"{seed}:{group}".encode(), digest_size=8).digest(), group
+
+    return sorted(groups, key=rank)

@@ -1,0 +1,168 @@
+"""The one training loop. Knows neither Ray nor MLflow: a `Training` advances, validates, tests, saves, loads.
+
+Everything random at step t is drawn from (seed, t), so a training that was killed and continued from its
+checkpoint is bit for bit the training that was not (on the CPU, with the same number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainables import discovery, metrics, networks
+from trainables.batches import BatchSource
+from trainables.data.dataset import Dataset
+from trainables.method import Network
+from trainables.seeds import stable_seed
+from trainables.trial import Trial
+
+EVALUATION_BATCH = 64
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss became NaN or infinite: the trial diverged. A result of its parameters, not a bug."""
+
+
+class Training:
+    """One trial between its first step and its scores."""
+
+    def __init__(self, trial: Trial, dataset: Dataset, device: torch.device) -> None:
+        self.trial, self.dataset, self.device = trial, dataset, device
+        self.split = dataset.folds[trial.fold]
+        self.iteration = 0
+        torch.manual_seed(stable_seed("weights", trial.seed))
+        self.method = discovery.load(trial.method)(**trial.settings)
+        self.net: Network = networks.build(trial.network, trial.network_settings, dataset.num_classes)
+        self.state = self.method.init(self.net)
+        # NHWC is what tensor cores take without a transpose; on CPUs it was measured to gain nothing here.
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.net.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.state.to(device)
+        self.optimiser = self._optimiser()
+        self.batches = BatchSource(trial, dataset, device, layout)
+        self.reduced = (
+            trial.protocol.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )
+
+    def _parameters(self) -> list[nn.Parameter]:
+        owned = [*self.net.parameters(), *self.state.parameters()]
+        return [p for p in owned if p.requires_grad]
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        protocol = self.trial.protocol
+        if protocol.optimiser == "adam":
+            return torch.optim.Adam(
+                self._parameters(),
+                lr=protocol.learning_rate,
+                betas=(protocol.momentum, 0.999),
+                weight_decay=protocol.weight_decay,
+            )
+        return torch.optim.SGD(
+            self._parameters(),
+            lr=protocol.learning_rate,
+            momentum=protocol.momentum,
+            weight_decay=protocol.weight_decay,
+        )
+
+    def advance(self, until: int) -> dict[str, float]:
+        """Trains up to iteration `until`; returns the mean of every loss term on the way.
+
+        Raises NotFiniteError when a loss was NaN or infinite. The check costs one host synchronisation
+        per call, not one per step: terms are summed on the device.
+        """
+        self.net.train()
+        self.state.train()
+        start, sums = self.iteration, dict[str, Tensor]()
+        while self.iteration < until:
+            for name, value in self._step().items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+            self.iteration += 1
+        means = {name: float(total) / (until - start) for name, total in sums.items()}
+        if not all(math.isfinite(value) for value in means.values()):
+            broken = ", ".join(f"{name} = {value}" for name, value in means.items())
+            raise NotFiniteError(
+                f"The loss is not finite between iterations {start} and {until}: {broken}."
+            )
+        return means
+
+    def _step(self) -> dict[str, Tensor]:
+        protocol, t = self.trial.protocol, self.iteration
+        torch.manual_seed(stable_seed("step", self.trial.seed, t))  # dropout and whatever a method draws
+        for group in self.optimiser.param_groups:
+            group["lr"] = protocol.learning_rate_at(t)
+        progress = t / protocol.iterations
+        batch = self.batches.batch(t)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
+            terms = self.method.losses(self.net, batch, self.state, progress)
+        self.optimiser.zero_grad(set_to_none=True)
+        terms["total"].backward()
+        self.optimiser.step()
+        self.method.after_step(self.net, self.state, progress)
+        return terms
+
+    @torch.no_grad()
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Class ids [len(rows), H, W] uint8 of the data set's rows, in evaluation mode."""
+        self.net.eval()
+        return np.concatenate([self._classify(part) for part in _chunks(rows)])
+
+    def _classify(self, rows: np.ndarray) -> np.ndarray:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
+            logits = self.net(self.batches.images(rows)).logits_BKHW
+        classes: np.ndarray = logits.argmax(1).to(torch.uint8).cpu().numpy()
+        return classes
+
+    def validate(self, metric: str) -> float:
+        """The study's metric on the validation split: mean over volumes, then over foreground classes."""
+        rows, data = self.split.val, self.dataset
+        if metric == "dice":  # the common case without any distance transform
+            volumes = [data.volume_ids[r] for r in rows]
+            predictions = self.predict(rows)
+            return float(
+                metrics.dice_per_volume(predictions, data.masks_NHW[rows], volumes, data.num_classes).mean()
+            )
+        return metrics.mean_score(self.score(rows, distances=metric == "hd95"), metric)
+
+    def score(self, rows: np.ndarray, *, distances: bool = True) -> list[metrics.CaseScore]:
+        """Every metric per volume and foreground class of the data set's rows."""
+        return self.scores_of(self.predict(rows), rows, distances=distances)
+
+    def scores_of(
+        self, predictions_NHW: np.ndarray, rows: np.ndarray, *, distances: bool = True
+    ) -> list[metrics.CaseScore]:
+        data = self.dataset
+        return metrics.score_volumes(
+            predictions_NHW,
+            data.masks_NHW[rows],
+            case_ids=[data.case_ids[r] for r in rows],
+            volume_ids=[data.volume_ids[r] for r in rows],
+            slice_index=data.slice_index[rows],
+            spacing_mm=data.spacing_mm[rows],
+            num_classes=data.num_classes,
+            distances=distances,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a continuation needs; random numbers follow from the iteration."""
+        return {
+            "iteration": self.iteration,
+            "net": self.net.state_dict(),
+            "state": self.state.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.iteration = saved["iteration"]
+        self.net.load_state_dict(saved["net"])
+        self.state.load_state_dict(saved["state"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+
+
+def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        yield rows[start : start + EVALUATION_BATCH]

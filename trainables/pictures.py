@@ -1,0 +1,159 @@
+"""Pictures of what a network was told and what it answers: one row per image, written as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Integer, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from trainables.method import IGNORE
+
+CLASS_COLOURS = ("#d9d9d9", "#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#0072b2", "#d55e00")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart; background light grey."""
+
+ERROR_COLOURS = {"false positive": "#d55e00", "false negative": "#56b4e9", "wrong class": "#f0e442"}
+_COLUMNS = ("image", "truth", "annotation", "prediction", "errors")
+_MOST_DOTS = 1000
+"""Up to so many labelled pixels are drawn as dots, more as areas."""
+_INCHES = 2.2
+
+
+def samples(
+    path: Path,
+    images_NHW: UInt8[np.ndarray, "N H W"],
+    masks: Integer[np.ndarray, "N H W"],
+    labels: Integer[np.ndarray, "N H W"],
+    predictions: Integer[np.ndarray, "N H W"],
+    class_names: Sequence[str],
+    titles: Sequence[str],
+) -> None:
+    """Draw per image: itself, the true outline, the annotation, the prediction, and where they differ.
+
+    Args:
+        path: of the PNG; its folder is made.
+        images_NHW: intensities 0 .. 255.
+        masks: true class index per pixel.
+        labels: what was annotated: class index, or IGNORE.
+        predictions: predicted class index per pixel.
+        class_names: index = class, 0 = background.
+        titles: one per image, for its row.
+    """
+    count, height, width = images_NHW.shape
+    row_inches = min(max(_INCHES * height / width, 0.6 * _INCHES), 1.6 * _INCHES)
+    foot = 0.55
+    figure = Figure(figsize=(_INCHES * len(_COLUMNS) + 0.4, row_inches * count + foot + 0.3))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(count, len(_COLUMNS), squeeze=False)
+    for row in range(count):
+        for column in axes[row]:
+            column.imshow(images_NHW[row], cmap="gray", vmin=0, vmax=255)
+            column.set(xticks=[], yticks=[])
+        _, truth, annotation, prediction, errors = axes[row]
+        _outline(truth, masks[row], len(class_names))
+        _annotation(annotation, labels[row])
+        _fill(prediction, predictions[row])
+        _outline(prediction, predictions[row], len(class_names))
+        _errors(errors, masks[row], predictions[row])
+        axes[row, 0].set_ylabel(titles[row], fontsize=8)
+    for column, name in zip(axes[0], _COLUMNS, strict=True):
+        column.set_title(name, fontsize=10)
+    inches = figure.get_figheight()
+    figure.subplots_adjust(
+        left=0.035, right=0.995, bottom=foot / inches, top=1 - 0.3 / inches, wspace=0.03, hspace=0.04
+    )
+    _legend(figure, class_names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def class_colour(index: int) -> str:
+    """The colour of a class; with more than seven foreground classes they come round again."""
+    return CLASS_COLOURS[0] if index == 0 else CLASS_COLOURS[1 + (index - 1) % (len(CLASS_COLOURS) - 1)]
+
+
+def error_maps(
+    mask_HW: Integer[np.ndarray, "H W"], prediction_HW: Integer[np.ndarray, "H W"]
+) -> dict[str, Bool[np.ndarray, "H W"]]:
+    """Where the prediction is wrong, by kind as in ERROR_COLOURS; a pixel is of one kind at most."""
+    return {
+        "false positive": (mask_HW == 0) & (prediction_HW != 0),
+        "false negative": (mask_HW != 0) & (prediction_HW == 0),
+        "wrong class": (mask_HW != 0) & (prediction_HW != 0) & (mask_HW != prediction_HW),
+    }
+
+
+def _outline(axes: Axes, classes_HW: Integer[np.ndarray, "H W"], num_classes: int) -> None:
+    for index in range(1, num_classes):
+        inside = classes_HW == index
+        if inside.any():
+            # a margin closes the outline of what touches the border
+            framed = np.pad(inside.astype(np.float32), 1)
+            height, width = framed.shape
+            x, y = np.arange(width) - 1, np.arange(height) - 1
+            axes.contour(x, y, framed, levels=[0.5], colors=[class_colour(index)], linewidths=1.3)
+    height, width = classes_HW.shape
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def _annotation(axes: Axes, labels_HW: Integer[np.ndarray, "H W"]) -> None:
+    rows, columns = np.nonzero(labels_HW != IGNORE)
+    if len(rows) > _MOST_DOTS:
+        _fill(axes, labels_HW)
+        return
+    if len(rows) == 0:
+        axes.text(
+            0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", color="white", fontsize=9
+        )
+    colours = [class_colour(int(index)) for index in labels_HW[rows, columns]]
+    size = 26 if len(rows) <= 50 else 5
+    axes.scatter(columns, rows, s=size, c=colours, edgecolors="black", linewidths=0.6 if size > 5 else 0.2)
+
+
+def _fill(axes: Axes, classes_HW: Integer[np.ndarray, "H W"]) -> None:
+    """Transparent areas; where background is annotated beside unlabelled pixels it is shaded too."""
+    overlay = np.zeros((*classes_HW.shape, 4), dtype=np.float32)
+    partly = bool((classes_HW == IGNORE).any())
+    for index in np.unique(classes_HW):
+        if index != IGNORE and (index != 0 or partly):
+            overlay[classes_HW == index] = (*to_rgb(class_colour(int(index))), 0.45)
+    axes.imshow(overlay, interpolation="nearest")
+
+
+def _errors(
+    axes: Axes, mask_HW: Integer[np.ndarray, "H W"], prediction_HW: Integer[np.ndarray, "H W"]
+) -> None:
+    overlay = np.zeros((*mask_HW.shape, 4), dtype=np.float32)
+    for kind, wrong in error_maps(mask_HW, prediction_HW).items():
+        overlay[wrong] = (*to_rgb(ERROR_COLOURS[kind]), 0.8)
+    axes.imshow(overlay, interpolation="nearest")
+
+
+def _legend(figure: Figure, class_names: Sequence[str]) -> None:
+    classes = [
+        Line2D(
+            [],
+            [],
+            marker="o",
+            linestyle="none",
+            markeredgecolor="black",
+            color=class_colour(index),
+            label=name,
+        )
+        for index, name in enumerate(class_names)
+    ]
+    errors = [Patch(color=colour, label=kind) for kind, colour in ERROR_COLOURS.items()]
+    figure.legend(
+        handles=[*classes, *errors],
+        loc="lower center",
+        ncols=min(len(classes) + len(errors), 8),
+        fontsize=8,
+        frameon=False,
+    )

@@ -1,0 +1,46 @@
+"""How a trial is trained: optimiser, learning rate, length, batch, augmentation. One line a setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from search_spaces import Choice, Float, Int, hp
+
+WSL = "methods.md 1.4: En and Guo 2022; WSL4MIS a594da8"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """The WSL protocol of the point and scribble literature by default; every study states what it changes."""
+
+    optimiser: str = hp("sgd", Choice(("sgd", "adam")), source=WSL, search=False)
+    learning_rate: float = hp(0.01, Float(1e-5, 0.1, log=True), source=WSL, unit="1/step")
+    momentum: float = hp(0.9, Float(0.0, 0.999), source=WSL, unit="1 (Adam: beta 1)", search=False)
+    weight_decay: float = hp(1e-4, Float(1e-6, 1e-2, log=True), source=WSL, search=False)
+    schedule: str = hp("poly", Choice(("poly", "cosine", "constant")), source=WSL, search=False)
+    iterations: int = hp(60_000, Int(1, 1_000_000), source=WSL, unit="optimiser steps", search=False)
+    batch_size: int = hp(12, Int(1, 1024), source=WSL, unit="images", search=False)
+    augmentation: str = hp(
+        "flips_turns", Choice(("flips_turns", "flips", "none")), source="area-preserving only", search=False
+    )
+    precision: str = hp(
+        "auto", Choice(("auto", "float32")), source="bf16 autocast on GPUs that have it", search=False
+    )
+    reports: int = hp(10, Int(1, 1000), source="ours", unit="validations in a whole trial", search=False)
+
+    def report_points(self) -> tuple[int, ...]:
+        """The iterations after which a trial validates, checkpoints and reports; the last is `iterations`."""
+        points = {max(1, round(self.iterations * i / self.reports)) for i in range(1, self.reports + 1)}
+        return tuple(sorted(points))
+
+    def learning_rate_at(self, iteration: int) -> float:
+        """The rate of step `iteration` (from 0): poly power 0.9, half cosine, or constant."""
+        from trainables import schedules
+
+        progress = iteration / self.iterations
+        if self.schedule == "constant":
+            return self.learning_rate
+        factor = schedules.poly(progress) if self.schedule == "poly" else schedules.cosine(progress)
+        return self.learning_rate * factor

@@ -1,0 +1,95 @@
+"""Building blocks of losses that several methods share: pure functions of tensors, no host synchronisation.
+
+Every function computes in float32 when it is given less (autocast) and in float64 when it is given that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from trainables.method import IGNORE, Scalar, Terms
+
+Logits = Float[Tensor, "B K H W"]
+Labels = Int[Tensor, "B H W"]
+
+
+def full_precision(values: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """Half precisions become float32; float32 and float64 stay as they are."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def probabilities(logits: Logits) -> Float[Tensor, "B K H W"]:
+    """The softmax over the classes."""
+    return full_precision(logits).softmax(1)
+
+
+def labelled(labels: Labels) -> Bool[Tensor, "B H W"]:
+    """True where somebody annotated the pixel."""
+    return labels != IGNORE
+
+
+def one_hot(labels: Labels, num_classes: int) -> Bool[Tensor, "B K H W"]:
+    """True at the labelled class; all False at a pixel that nobody annotated."""
+    classes = torch.arange(num_classes, device=labels.device)
+    return labels.unsqueeze(1) == classes.view(1, -1, 1, 1)
+
+
+def present(labels: Labels, num_classes: int) -> Bool[Tensor, "B K"]:
+    """Which classes have a labelled pixel in each image."""
+    return one_hot(labels, num_classes).flatten(2).any(2)
+
+
+def masked_mean(values: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"]) -> Scalar:
+    """The mean over the true elements of `mask`; exactly 0, with zero gradient, where there is none.
+
+    A value outside the mask may be infinite or NaN: it reaches neither the mean nor, as long as the
+    value itself has a finite derivative, the gradient.
+    """
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def cross_entropy_map(logits: Logits, labels: Labels) -> Float[Tensor, "B H W"]:
+    """-log p of the labelled class in nat; 0 where the pixel is not labelled."""
+    return cross_entropy(full_precision(logits), labels.long(), ignore_index=IGNORE, reduction="none")
+
+
+def partial_cross_entropy(logits: Logits, labels: Labels) -> Scalar:
+    """The mean cross-entropy over the labelled pixels of the batch, in nat; 0 where there is none.
+
+    Source: Tang et al. 2018, arXiv:1804.01346, eq. 1, divided by the number of labelled pixels.
+    """
+    return masked_mean(cross_entropy_map(logits, labels), labelled(labels))
+
+
+def class_balanced_cross_entropy(logits: Logits, labels: Labels) -> Scalar:
+    """Each class's mean cross-entropy over its labelled pixels of the batch, in nat, averaged over the
+    classes that have one; 0 where no pixel is labelled."""
+    is_class_BKHW = one_hot(labels, logits.shape[1])
+    nat_B1HW = cross_entropy_map(logits, labels).unsqueeze(1)
+    count_K = is_class_BKHW.sum((0, 2, 3))
+    sum_K = torch.where(is_class_BKHW, nat_B1HW, 0.0).sum((0, 2, 3))
+    return masked_mean(sum_K / count_K.clamp(min=1), count_K > 0)
+
+
+def soft_dice_loss(p_BKHW: Float[Tensor, "B K H W"], labels: Labels, smoothing: float = 1e-5) -> Scalar:
+    """1 minus the mean over all classes of (2 sum pt + e) / (sum p^2 + sum t^2 + e).
+
+    Sums run over the labelled pixels of the whole batch. Source of the squares: Milletari et al. 2016,
+    arXiv:1606.04797, section 3; of e and of counting the background: HiLab-git/WSL4MIS at a594da8.
+    """
+    t_BKHW = one_hot(labels, p_BKHW.shape[1]).to(p_BKHW.dtype)
+    p_BKHW = torch.where(labelled(labels).unsqueeze(1), p_BKHW, 0.0)
+    overlap_K = (p_BKHW * t_BKHW).sum((0, 2, 3))
+    squares_K = p_BKHW.square().sum((0, 2, 3)) + t_BKHW.sum((0, 2, 3))
+    return 1.0 - ((2.0 * overlap_K + smoothing) / (squares_K + smoothing)).mean()
+
+
+def weighted_total(terms: Mapping[str, Scalar], weights: Mapping[str, float]) -> Terms:
+    """The terms, and "total": the sum of each one times its weight. Both have the same keys."""
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    return {"total": total, **terms}

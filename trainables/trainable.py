@@ -1,0 +1,182 @@
+"""The one Ray file of this floor: a trial as a Ray Tune trainable, continued by its key, reused by the next.
+
+Ray moves trials between processes; what a trial has learned lies in its own folder, found by its key, so it
+survives Ray, the driver and the machine's power. Only a lost process is an error to Ray (which starts it
+again); a loss that is not finite and a bug are results, because trying them again would end the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import logging
+import os
+import platform
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray import tune
+
+from trainables import pictures
+from trainables.batches import weak_labels
+from trainables.data.dataset import open_dataset
+from trainables.loop import NotFiniteError, Training
+from trainables.trial import Trial
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+SAMPLES = "samples.png"
+
+
+class StudyTrainable(tune.Trainable):
+    """Config: trial (dict), key, folder, cache, metric, threads. One step = train to the next report point."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.settings = config
+        self.training: Training | None = None
+        self.seconds = 0.0
+        self.curve: list[dict[str, float]] = []
+        self.last: dict[str, Any] | None = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # nothing of the trial before stays on the GPU
+        torch.set_num_threads(config["threads"])
+
+    def step(self) -> dict[str, Any]:
+        if self.last is not None:
+            return _packed(self.last)
+        try:
+            self.last = self._advance()
+        except NotFiniteError as error:
+            self.last = self._ended("diverged", str(error))
+        except Exception as error:  # a bug in one trial must not end the study; it is shown with its trace
+            log.exception("trial %s failed", self.settings["key"])
+            self.last = self._ended("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+        result = self.last
+        if result["state"] == "running":
+            self.last = None
+        return _packed(result)
+
+    def _advance(self) -> dict[str, Any]:
+        if self.training is None:
+            saved = self._open()
+            if saved is not None and saved["state"] != "running":
+                return saved  # trained to its end before the driver could hear of it
+        training = self.training
+        assert training is not None
+        started = time.perf_counter()
+        until = next(p for p in training.trial.protocol.report_points() if p > training.iteration)
+        terms = training.advance(until)
+        value = training.validate(self.settings["metric"])
+        final = until == training.trial.protocol.iterations
+        cases = self._test(training) if final and training.trial.test else []
+        self.seconds += time.perf_counter() - started
+        point = {"iteration": until, "seconds": self.seconds, self.settings["metric"]: value}
+        self.curve.append({**point, **{f"loss_{name}": term for name, term in terms.items()}})
+        result = {**self._result("finished" if final else "running"), "cases": cases}
+        self._save(result)
+        return result
+
+    def _open(self) -> dict[str, Any] | None:
+        """Builds the training and loads its checkpoint, if any; returns the result saved with it."""
+        trial = Trial.from_dict(self.settings["trial"])
+        dataset = open_dataset(
+            Path(trial.data.path),
+            cache=Path(self.settings["cache"]),
+            size=trial.data.size,
+            merge_foreground=trial.data.merge_foreground,
+        )
+        if dataset.fingerprint != trial.data.fingerprint:
+            raise RuntimeError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
+        device = torch.device("cuda" if torch.cuda.is_available() and self._has_gpu() else "cpu")
+        self.training = Training(trial, dataset, device)
+        path = self._folder() / CHECKPOINT
+        if not path.exists():
+            return None
+        saved = torch.load(path, map_location=device, weights_only=True)
+        self.training.load_state_dict(saved["training"])
+        result: dict[str, Any] = saved["result"]
+        self.seconds, self.curve = result["seconds"], result["curve"]
+        return result
+
+    def _has_gpu(self) -> bool:
+        # Ray leaves all GPUs visible to a trial that asked for none.
+        return bool(self.settings["gpus"])
+
+    def _folder(self) -> Path:
+        folder = Path(self.settings["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _save(self, result: dict[str, Any]) -> None:
+        """Atomic: a kill at any moment leaves the old checkpoint or the new one, whole."""
+        assert self.training is not None
+        target = self._folder() / CHECKPOINT
+        temporary = target.with_name(f"{CHECKPOINT}.{os.getpid()}")
+        torch.save({"training": self.training.state_dict(), "result": result}, temporary)
+        temporary.replace(target)
+
+    def _test(self, training: Training) -> list[dict[str, Any]]:
+        rows = training.split.test
+        predictions = training.predict(rows)
+        scores = training.scores_of(predictions, rows)
+        self._draw(training, predictions)
+        return [dataclasses.asdict(score) for score in scores]
+
+    def _draw(self, training: Training, test_predictions: np.ndarray, count: int = 4) -> None:
+        """Training images with their clicks, and test images, both with prediction and error."""
+        data, split = training.dataset, training.split
+        labels = weak_labels(training.trial, data).labels_NHW
+        shown = np.unique(np.linspace(0, len(split.train) - 1, count).astype(int))
+        tested = np.unique(np.linspace(0, len(split.test) - 1, count).astype(int))
+        rows = np.concatenate([split.train[shown], split.test[tested]])
+        nothing = np.full((len(tested), *data.shape), 255, np.uint8)
+        pictures.samples(
+            self._folder() / SAMPLES,
+            data.images_NHW[rows],
+            data.masks_NHW[rows],
+            np.concatenate([labels[shown], nothing]),
+            np.concatenate([training.predict(split.train[shown]), test_predictions[tested]]),
+            data.class_names,
+            [f"train {data.image_ids[r]}" for r in split.train[shown]]
+            + [f"test {data.image_ids[r]}" for r in split.test[tested]],
+        )
+
+    def _result(self, state: str) -> dict[str, Any]:
+        return {
+            "key": self.settings["key"],
+            "state": state,
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "cases": [],
+            "host": platform.node(),
+            "reason": "",
+            "trace": "",
+        }
+
+    def _ended(self, state: str, reason: str, trace: str = "") -> dict[str, Any]:
+        return {**self._result(state), "reason": reason, "trace": trace}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing for Ray: the trial's own checkpoint lies in its folder."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing from Ray: `_open` continues from the trial's own checkpoint."""
+
+
+def _packed(result: dict[str, Any]) -> dict[str, Any]:
+    """One JSON text, which Tune passes on as it is (nested values it would flatten and copy)."""
+    return {"payload": json.dumps(result), "done": result["state"] != "running"}
