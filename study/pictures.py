@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,7 +15,7 @@ from study.results import TrialRow
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
 _DASHES = ("-", "--", ":", "-.")
-_ENDS = {"finished": "o", "pruned": "|", "diverged": "x", "failed": "X"}
+_ENDS = {"finished": "o", "pruned": "v", "diverged": "x", "failed": "X"}
 """Marker at the end of a line, by the trial's state; none while it runs."""
 
 
@@ -72,7 +73,7 @@ def _line(axes: Axes, row: TrialRow, metric: str, group: int) -> bool:
     return True
 
 
-def _style(group: int) -> dict[str, str]:
+def _style(group: int) -> dict[str, Any]:
     dashes = _DASHES[group // len(_COLOURS) % len(_DASHES)]
     return {"color": _COLOURS[group % len(_COLOURS)], "linestyle": dashes}
 

@@ -60,6 +60,10 @@ class BoardSearcher(Searcher):
                 self.board.end(job, last, "pruned", reason=f"stopped at iteration {job.row.iterations}")
         # else: interrupted; it stays RUNNING and the same command continues it
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher to restore it later, which never happens here."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the board is in the ledger and in Optuna's storage."""
 

@@ -63,8 +63,6 @@ class AbstractMethod(abc.ABC):
     paper: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     """Of "pixels", "dense", "statistics": what the annotation of an arm must hold for this method."""
-    whole_volumes: ClassVar[bool] = False
-    """True when a batch must hold all slices of each of its volumes."""
 
     @abc.abstractmethod
     def init(self, net: Network) -> State:

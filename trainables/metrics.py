@@ -276,23 +276,19 @@ def mean_dice(scores: Sequence[CaseScore]) -> float:
     return float(np.mean([np.mean(values) for values in _by_class(scores, "dice").values()]))
 
 
-def mean_hd95(scores: Sequence[CaseScore]) -> tuple[float, int]:
-    """Mean pooled HD95 over volumes for each class, then over the classes, without the undefined ones; and
-    their number, which belongs beside the mean. NaN where all are undefined."""
-    per_class = [np.array(values) for values in _by_class(scores, "hd95").values()]
-    undefined = sum(int(np.isnan(values).sum()) for values in per_class)
+def mean_score(scores: Sequence[CaseScore], metric: str) -> float:
+    """Mean over volumes for each class, then over classes, without NaN; NaN where all are undefined."""
+    per_class = [np.array(values) for values in _by_class(scores, metric).values()]
     means = [float(np.nanmean(values)) for values in per_class if not np.isnan(values).all()]
-    return float(np.mean(means)) if means else math.nan, undefined
+    return float(np.mean(means)) if means else math.nan
+
+
+def mean_hd95(scores: Sequence[CaseScore]) -> tuple[float, int]:
+    """`mean_score` of the pooled HD95, and the number of undefined ones, which belongs beside the mean."""
+    return mean_score(scores, "hd95"), sum(math.isnan(score.hd95) for score in scores)
 
 
 def missed_rate(scores: Sequence[CaseScore]) -> float:
     """Share of the (volume, class) pairs with a truth that were predicted empty; NaN without any truth."""
     with_truth = [score.missed for score in scores if not (score.both_empty or score.false_alarm)]
     return float(np.mean(with_truth)) if with_truth else math.nan
-
-
-def mean_score(scores: Sequence[CaseScore], metric: str) -> float:
-    """Any metric as a study selects by it: mean over volumes for each class, then over classes; NaN left out."""
-    per_class = [np.array(values) for values in _by_class(scores, metric).values()]
-    means = [float(np.nanmean(values)) for values in per_class if not np.isnan(values).all()]
-    return float(np.mean(means)) if means else math.nan

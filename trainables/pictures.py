@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from trainables.method import IGNORE
 CLASS_COLOURS = ("#d9d9d9", "#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#0072b2", "#d55e00")
 """Okabe and Ito's palette, which colour-blind readers can tell apart; background light grey."""
 
-ERROR_COLOURS = {"false positive": "#d55e00", "false negative": "#56b4e9", "wrong class": "#f0e442"}
+ERROR_COLOURS = {"false positive": "#ff2d2d", "false negative": "#3d5afe", "wrong class": "#c6ff00"}
+"""None of the class colours, and of clearly different brightness."""
 _COLUMNS = ("image", "truth", "annotation", "prediction", "errors")
 _MOST_DOTS = 1000
 """Up to so many labelled pixels are drawn as dots, more as areas."""
@@ -62,7 +64,7 @@ def samples(
         _fill(prediction, predictions[row])
         _outline(prediction, predictions[row], len(class_names))
         _errors(errors, masks[row], predictions[row])
-        axes[row, 0].set_ylabel(titles[row], fontsize=8)
+        axes[row, 0].set_ylabel(textwrap.fill(titles[row], 30), fontsize=8)
     for column, name in zip(axes[0], _COLUMNS, strict=True):
         column.set_title(name, fontsize=10)
     inches = figure.get_figheight()
@@ -91,15 +93,15 @@ def error_maps(
 
 
 def _outline(axes: Axes, classes_HW: Integer[np.ndarray, "H W"], num_classes: int) -> None:
-    for index in range(1, num_classes):
-        inside = classes_HW == index
-        if inside.any():
-            # a margin closes the outline of what touches the border
-            framed = np.pad(inside.astype(np.float32), 1)
-            height, width = framed.shape
-            x, y = np.arange(width) - 1, np.arange(height) - 1
-            axes.contour(x, y, framed, levels=[0.5], colors=[class_colour(index)], linewidths=1.3)
+    areas = np.bincount(classes_HW.ravel(), minlength=num_classes)
     height, width = classes_HW.shape
+    x, y = np.arange(-1, width + 1), np.arange(-1, height + 1)
+    for index in sorted(
+        np.flatnonzero(areas), key=lambda present: -areas[present]
+    ):  # the enclosed ones on top
+        if index != 0:
+            framed = np.pad((classes_HW == index).astype(np.float32), 1)  # closes outlines at the border
+            axes.contour(x, y, framed, levels=[0.5], colors=[class_colour(int(index))], linewidths=1.3)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
@@ -109,9 +111,9 @@ def _annotation(axes: Axes, labels_HW: Integer[np.ndarray, "H W"]) -> None:
         _fill(axes, labels_HW)
         return
     if len(rows) == 0:
-        axes.text(
-            0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", color="white", fontsize=9
-        )
+        box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0}
+        axes.text(0.03, 0.04, "none", transform=axes.transAxes, color="white", fontsize=8, bbox=box)
+        return
     colours = [class_colour(int(index)) for index in labels_HW[rows, columns]]
     size = 26 if len(rows) <= 50 else 5
     axes.scatter(columns, rows, s=size, c=colours, edgecolors="black", linewidths=0.6 if size > 5 else 0.2)
@@ -149,7 +151,7 @@ def _legend(figure: Figure, class_names: Sequence[str]) -> None:
         )
         for index, name in enumerate(class_names)
     ]
-    errors = [Patch(color=colour, label=kind) for kind, colour in ERROR_COLOURS.items()]
+    errors = [Patch(color=colour, label=f"error: {kind}") for kind, colour in ERROR_COLOURS.items()]
     figure.legend(
         handles=[*classes, *errors],
         loc="lower center",

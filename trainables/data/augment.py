@@ -17,11 +17,13 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+Transform = A.BasicTransform | A.Compose
+
 _FLIPS = ("e", "h", "v", "r180")
 _TURNS = ("r90", "r270", "t", "hvt")
 
 
-def _transform(element: str) -> A.BasicTransform:
+def _transform(element: str) -> Transform:
     parts: dict[str, list[A.BasicTransform]] = {
         "e": [A.NoOp(p=1)],
         "h": [A.HorizontalFlip(p=1)],
@@ -35,7 +37,7 @@ def _transform(element: str) -> A.BasicTransform:
     return A.Compose(parts[element])
 
 
-def table_of(transform: A.BasicTransform, height: int, width: int) -> Int[Tensor, " V"]:
+def table_of(transform: Transform, height: int, width: int) -> Int[Tensor, " V"]:
     """Gather table of a transform: output pixel v comes from input pixel table[v].
 
     Raises ValueError when the transform does not keep all pixels of a `height` x `width` image.

@@ -1,15 +1,16 @@
-"""Building blocks of the phantoms: stable random generators, pixel grids, blobs with wavy borders, smooth noise.
+"""Building blocks of the phantoms: stable generators, pixel grids, blobs with wavy borders, smooth noise.
 
 Lengths are fractions of the image's side, so a shape does not depend on the number of pixels.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+
+from trainables.seeds import stable_seed
 
 OVERSAMPLING = 2
 """Fine pixels per stored pixel and axis: borders get partial volume, speckle gets its averaging."""
@@ -17,8 +18,7 @@ OVERSAMPLING = 2
 
 def stable_generator(*key: str | int) -> np.random.Generator:
     """A generator that depends on `key` alone: the same on every machine and in every process."""
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+    return np.random.Generator(np.random.PCG64(stable_seed(*key)))
 
 
 def fine_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,8 +43,8 @@ def to_uint8(unit_HW: np.ndarray) -> np.ndarray:
 class Blob:
     """An ellipse whose radius oscillates with the angle.
 
-    `radius` is that of the disc of equal area (up to the clipping at the image's border), `aspect` the ratio of
-    the half axes, `angle` (radians) turns the long axis from the row direction, `waves` are rows of
+    `radius` is that of the disc of equal area (what the image's border cuts off counts), `aspect` the ratio
+    of the half axes, `angle` (radians) turns the long axis from the row direction, `waves` are rows of
     (cycles per turn, relative amplitude, phase).
     """
 
@@ -62,7 +62,7 @@ class Blob:
         return self.radius * self.aspect**0.5 * crest
 
     def elevation(self, y_HW: np.ndarray, x_HW: np.ndarray) -> np.ndarray:
-        """Approximate distance inwards from the border: positive inside, 0 on the border, negative outside."""
+        """About the distance inwards from the border: positive inside, 0 on the border, negative outside."""
         down, right = y_HW - self.row, x_HW - self.column
         long_HW = (down * np.cos(self.angle) + right * np.sin(self.angle)) / self.aspect**0.5
         short_HW = (right * np.cos(self.angle) - down * np.sin(self.angle)) * self.aspect**0.5
@@ -73,6 +73,36 @@ class Blob:
         # The disc's area is kept: the mean of (1 + sum a cos)^2 is 1 + sum a^2 / 2.
         area_factor = 1.0 + sum(amplitude**2 for _, amplitude, _ in self.waves) / 2.0
         return self.radius / area_factor**0.5 * border_HW - np.hypot(long_HW, short_HW)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ellipsoid:
+    """A blob that shrinks with the distance of the slice from `level`, and is gone beyond `half_height`."""
+
+    blob: Blob
+    level: float
+    """Of the centre, in slice positions 0 (top of the volume) .. 1."""
+    half_height: float
+    drift: float
+    """Columns by which the centre moves over the volume's height."""
+    hu: float
+    """Hounsfield units."""
+
+    def section(self, level: float) -> Blob | None:
+        """The blob of the slice at `level`, None where the slice misses the ellipsoid."""
+        inside = 1.0 - ((level - self.level) / self.half_height) ** 2
+        if inside <= 0.02:
+            return None
+        b = self.blob
+        column = b.column + self.drift * (level - self.level)
+        return Blob(
+            row=b.row,
+            column=column,
+            radius=b.radius * inside**0.5,
+            aspect=b.aspect,
+            angle=b.angle,
+            waves=b.waves,
+        )
 
 
 def soft_step(elevation_HW: np.ndarray, width: float) -> np.ndarray:
@@ -102,7 +132,7 @@ def free_place(
     columns: tuple[float, float],
     overlap: float = 0.85,
 ) -> tuple[float, float] | None:
-    """A random centre whose disc of radius `reach` keeps clear of the blobs in `taken`; None when 40 draws fail."""
+    """A random centre whose disc of radius `reach` keeps clear of `taken`; None when 40 draws fail."""
     for row, column in generator.uniform((rows[0], columns[0]), (rows[1], columns[1]), (40, 2)):
         gaps = (np.hypot(row - b.row, column - b.column) - overlap * (reach + b.reach) for b in taken)
         if all(gap > 0.0 for gap in gaps):
@@ -111,7 +141,7 @@ def free_place(
 
 
 def smooth_noise(generator: np.random.Generator, size: int, scale: tuple[float, float]) -> np.ndarray:
-    """Correlated Gaussian noise on the fine grid: mean 0, standard deviation 1, correlation lengths (row, column)."""
+    """Gaussian noise on the fine grid, mean 0, standard deviation 1, smoothed by `scale` (rows, columns)."""
     side = size * OVERSAMPLING
     noise_HW = ndimage.gaussian_filter(
         generator.standard_normal((side, side)), (scale[0] * side, scale[1] * side), mode="wrap"

@@ -1,12 +1,12 @@
-"""An ultrasound-like B-mode phantom: layered tissue, speckle, shadows, one lesion or none, and its look-alikes.
+"""An ultrasound-like phantom: layered tissue, speckle, shadows, one lesion or none, and its look-alikes.
 
-Everything is composed in decibels of echo amplitude. The lesion (target) is hypo-echoic, elongated, mixed inside,
-with a wavy and ill-defined border. Look-alikes of similar area share one of its properties each: cysts and shadows
-are dark, fat lobules are as grey but smooth and capsuled, nodules are as large but bright.
+Everything is composed in decibels of echo amplitude. The lesion (target) is hypo-echoic, elongated, mixed
+inside, with a wavy and ill-defined border. Look-alikes of similar area share one of its properties each:
+cysts and shadows are dark, fat lobules are as grey but smooth and capsuled, nodules are as large but bright.
 
-Calibrated with a small U-Net (8-16-32-64 channels, 400 steps of 12 images at 64 x 64) so that the area alone finds
-nothing, a few lesion pixels alone cover everything, both together come near full supervision but do not reach it:
-the mixed inside is what a few pixels do not tell apart from the cysts and nodules, and a full mask does.
+Calibrated with a small U-Net (8-16-32-64 channels, 400 steps of 12 images at 64 x 64) so that the area alone
+finds nothing, a few lesion pixels alone cover everything, and both together come near full supervision but do
+not reach it: a few pixels do not tell the mixed inside from cysts and nodules, a full mask does.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _layers(geometry: np.random.Generator, texture: np.random.Generator, size: i
 
 def _lesion_shape(geometry: np.random.Generator) -> Blob:
     low, high = LESION_AREA
-    # Drawn off the bounds, since a border on a pixel grid has some pixels more or fewer; uniform in the radius.
+    # Uniform in the radius; off the bounds, since a border on a pixel grid has some pixels more or fewer.
     radius = (geometry.uniform((1.1 * low) ** 0.5, (0.95 * high) ** 0.5) ** 2 / np.pi) ** 0.5
     aspect = geometry.uniform(1.25, 1.9)
     # Wider than tall on average, as the breast's planes are; up to 50 degrees off the horizontal.
@@ -197,7 +197,7 @@ def _calcification(
 def _b_mode(
     scene: _Scene, geometry: np.random.Generator, texture: np.random.Generator, size: int
 ) -> np.ndarray:
-    """Beam loss, Rayleigh speckle as wide as the point spread function, noise floor, log compression, averaging."""
+    """Beam loss, Rayleigh speckle as wide as the point spread, noise floor, log compression, averaging."""
     side = scene.y_HW.shape[0]
     lost_HW = np.cumsum(scene.loss_dB_HW, axis=0) / side
     # A beam has a width: shadows blur sideways.
