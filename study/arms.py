@@ -1,4 +1,4 @@
-"""Arms and settings that several studies share: the statistic with k pixels, k pixels alone, full supervision."""
+"""Arms and settings that studies share: the statistic with k pixels, k pixels alone, full supervision."""
 
 from __future__ import annotations
 

@@ -7,34 +7,22 @@ Order of writing: ledger, then Optuna, then MLflow. At start all three are broug
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import optuna
 
-from study.plan import trial_of
-from study.proposals import Attempt, Proposer, survives
+from search_spaces import UserError
+from study.arm_board import ArmBoard, Job
+from study.proposals import Attempt, survives
 from study.results import CaseRow, Ledger, TrialRow
-from study.spec import Arm, Study, base_point
+from study.spec import Study
 from study.storage import ArmStore
-from trainables.trial import DataSource, Trial
+from trainables.trial import DataSource
 
-
-@dataclass(slots=True)
-class Job:
-    """One training that the engine is asked to run."""
-
-    arm: str
-    phase: str
-    number: int
-    trial: Trial
-    row: TrialRow
-
-    @property
-    def id(self) -> tuple[str, str, int]:
-        return self.arm, self.phase, self.number
+__all__ = ["ArmBoard", "Board", "Job", "Listener", "rung_iterations"]
 
 
 class Listener(Protocol):
@@ -43,85 +31,6 @@ class Listener(Protocol):
     def trial_started(self, row: TrialRow) -> None: ...
     def trial_reported(self, row: TrialRow) -> None: ...
     def trial_ended(self, row: TrialRow) -> None: ...
-
-
-class ArmBoard:
-    """One arm: its search in the order of trial numbers, then its confirmation."""
-
-    def __init__(
-        self, study: Study, arm: Arm, store: ArmStore, data: DataSource, annotation_seconds: float
-    ) -> None:
-        self.study, self.arm, self.store, self.data = study, arm, store, data
-        self.annotation_seconds = annotation_seconds
-        self.base = base_point(study, arm)
-        self.proposer = Proposer(study.name, arm, study.search, greater_is_better=study.greater_is_better)
-        self.attempts = store.load()
-        self.confirmed: dict[int, TrialRow] = {}
-        self.handed_out: set[tuple[str, int]] = set()
-        self.rows: dict[int, TrialRow] = {}
-        """Final rows of the search by number."""
-        self.first_with: dict[str, int] = {}
-        """The lowest number of each key: the same configuration is never trained twice."""
-
-    @property
-    def target(self) -> int:
-        return self.study.search.trials if self.arm.search else 1
-
-    def searched(self) -> bool:
-        return len(self.attempts) >= self.target and all(a.ended for a in self.attempts)
-
-    def selected(self) -> Attempt | None:
-        """The best trial at full length; the earliest of equals. None when every trial diverged or failed."""
-        sign = 1 if self.study.greater_is_better else -1
-        full = [a for a in self.attempts if a.state == "finished" and a.value is not None]
-        return max(full, key=lambda a: (sign * (a.value or 0.0), -a.number), default=None)
-
-    def next(self) -> Job | None:
-        """A job that may start now, without writing anything yet; None when there is none (for now)."""
-        for attempt in self.attempts:
-            if not attempt.ended and ("search", attempt.number) not in self.handed_out:
-                return self._search_job(attempt)
-        number = len(self.attempts)
-        if number < self.target:
-            waits_for = self.attempts[: max(0, number - self.study.search.lookahead + 1)]
-            if not all(a.ended for a in waits_for):
-                return None
-            parameters = self.proposer.propose(self.attempts, self.base)
-            return self._search_job(Attempt(number, parameters))
-        return self._next_confirmation() if self.searched() else None
-
-    def _search_job(self, attempt: Attempt) -> Job:
-        trial = trial_of(
-            self.study, self.arm, attempt.parameters, self.data,
-            seed=self.study.search.seed, fold=self.study.data.fold, test=False,
-        )  # fmt: skip
-        return self._job("search", attempt.number, trial, attempt.parameters)
-
-    def _next_confirmation(self) -> Job | None:
-        best = self.selected()
-        if best is None:
-            return None
-        for index, (seed, fold) in enumerate(self.study.replicates.pairs()):
-            if index not in self.confirmed and ("confirm", index) not in self.handed_out:
-                trial = trial_of(
-                    self.study, self.arm, best.parameters, self.data, seed=seed, fold=fold, test=True
-                )
-                return self._job("confirm", index, trial, best.parameters)
-        return None
-
-    def _job(self, phase: str, number: int, trial: Trial, parameters: Mapping[str, Any]) -> Job:
-        row = TrialRow(
-            key=trial.key(), arm=self.arm.name, phase=phase, number=number, state="running", value=None,
-            seed=trial.seed, fold=trial.fold, parameters=dict(parameters), iterations=0, seconds=0.0,
-            annotation_seconds=self.annotation_seconds, started=time.time(),
-        )  # fmt: skip
-        return Job(self.arm.name, phase, number, trial, row)
-
-    def finished(self) -> bool:
-        """Nothing left to do, whether or not the arm can answer."""
-        if not self.searched():
-            return False
-        return self.selected() is None or len(self.confirmed) >= self.study.num_replicates
 
 
 class Board:
@@ -155,32 +64,34 @@ class Board:
         self._reconcile(ledger.trials())
 
     def _reconcile(self, rows: list[TrialRow]) -> None:
-        """Brings Optuna to the ledger: what ended there but was not told is told now."""
-        final = [row for row in rows if row.is_final and row.arm in self.arms]
-        for row in sorted((r for r in final if r.phase == "search"), key=lambda r: r.number):
-            board = self.arms[row.arm]
-            if row.number == len(board.attempts):  # the database was lost; the ledger was not
-                self._add_attempt(board, Attempt(row.number, row.parameters), row.key)
-            board.first_with.setdefault(row.key, row.number)
-            board.rows[row.number] = row
-            if not board.attempts[row.number].ended:
-                self._conclude(board, row)
-        for row in final:
+        """Brings the arms and Optuna to the ledger, which is right wherever they differ."""
+        for name, board in self.arms.items():
+            own = [row for row in rows if row.arm == name]
+            for row in sorted((r for r in own if r.phase == "search"), key=lambda r: r.number):
+                if row.number > len(board.attempts):
+                    break  # an earlier one is in neither memory: from there on they are proposed again
+                self._recall(board, row)
+            for attempt in board.attempts:
+                if attempt.ended and attempt.number not in board.rows:  # its row is lost or in another home
+                    attempt.state, attempt.value = "running", None
             # A confirmation that failed is tried again by the same command.
-            if row.phase == "confirm" and row.state != "failed" and self._belongs(self.arms[row.arm], row):
-                self.arms[row.arm].confirmed[row.number] = row
+            done = [r for r in own if r.phase == "confirm" and r.is_final and r.state != "failed"]
+            board.earlier = {row.key: row for row in done}
+            board.adopt()
 
-    def _belongs(self, board: ArmBoard, row: TrialRow) -> bool:
-        """After `extend` another configuration may be selected; only its own replicates count then."""
-        best = board.selected()
-        pairs = board.study.replicates.pairs()
-        return (
-            best is not None
-            and board.searched()
-            and best.parameters == row.parameters
-            and row.number < len(pairs)
-            and pairs[row.number] == (row.seed, row.fold)
-        )
+    def _recall(self, board: ArmBoard, row: TrialRow) -> None:
+        if row.number == len(board.attempts):  # the database was lost; the ledger was not
+            self._add_attempt(board, Attempt(row.number, row.parameters), row.key)
+        if board.search_job(board.attempts[row.number]).row.key != row.key:
+            raise UserError(
+                f"Trial {row.number} of arm {row.arm!r} must be the one that was started, but the data set, "
+                "the program or Optuna's database has changed since; restore it, or use --fork NAME or "
+                "another --home."
+            )
+        board.remember(row.key, row.number)
+        if row.is_final:
+            board.rows[row.number] = row
+            self._conclude(board, row)
 
     def finished(self) -> bool:
         return all(board.finished() for board in self.arms.values())
@@ -211,7 +122,7 @@ class Board:
         board = self.arms[job.arm]
         board.handed_out.add((job.phase, job.number))
         if job.phase == "search":
-            board.first_with.setdefault(job.row.key, job.number)
+            board.remember(job.row.key, job.number)
             if job.number == len(board.attempts):
                 self._add_attempt(board, Attempt(job.number, job.row.parameters), job.row.key)
 
@@ -238,14 +149,13 @@ class Board:
         if len(curve) > len(job.row.curve):
             job.row = _upto(job.row, curve, self.study.metric)
             self.listener.trial_reported(job.row)
-        if job.phase == "confirm" or result["state"] in ("diverged", "failed"):
-            return True
-        return self._passes_rungs(job)
+        return job.phase == "confirm" or self._passes_rungs(job)
 
     def _passes_rungs(self, job: Job) -> bool:
-        """Judges every rung that the curve has passed since the last look.
+        """Judges every rung that the curve has passed.
 
-        After a kill a trial may be heard of again only beyond a rung; it then ends as it would have there.
+        After a kill a trial may be heard of again only beyond a rung, finished, diverged or failed even; it
+        then ends as it would have ended there.
         """
         board = self.arms[job.arm]
         attempt = board.attempts[job.number]
@@ -254,8 +164,8 @@ class Board:
             if iteration not in self.rungs:
                 continue
             if iteration not in attempt.rungs:
-                attempt.rungs[iteration] = point[self.study.metric]
-                board.store.report(job.number, iteration, point[self.study.metric])
+                attempt.rungs[iteration] = self._score(point)
+                board.store.report(job.number, iteration, attempt.rungs[iteration])
             if not survives(
                 board.attempts, job.number, iteration, self.study.search, greater=self.study.greater_is_better
             ):
@@ -265,7 +175,7 @@ class Board:
 
     def end(self, job: Job, result: Mapping[str, Any], state: str, reason: str = "") -> None:
         """Writes down how a job ended: ledger, Optuna, then whoever listens."""
-        details = {"host": result.get("host", ""), "trace": result.get("trace", "")}
+        details = {**job.row.details, "host": result.get("host", ""), "trace": result.get("trace", "")}
         reason = reason or result.get("reason", "")
         row = dataclasses.replace(job.row, state=state, reason=reason, finished=time.time(), details=details)
         if state == "diverged":
@@ -280,6 +190,7 @@ class Board:
         if job.phase == "search":
             board.rows[row.number] = row
             self._conclude(board, row)
+            board.adopt()
         else:
             board.confirmed[job.number] = row
         self.listener.trial_ended(row)
@@ -289,8 +200,12 @@ class Board:
         attempt.state, attempt.value = row.state, row.value
         for point in row.curve:
             if int(point["iteration"]) in self.rungs:
-                attempt.rungs.setdefault(int(point["iteration"]), point[self.study.metric])
+                attempt.rungs.setdefault(int(point["iteration"]), self._score(point))
         board.store.tell(attempt)
+
+    def _score(self, point: Mapping[str, float]) -> float:
+        value = point[self.study.metric]
+        return self.study.worst if math.isnan(value) else value
 
     def _case(self, job: Job, raw: Mapping[str, Any]) -> CaseRow:
         row = job.row
@@ -303,8 +218,9 @@ class Board:
 def _upto(row: TrialRow, curve: Sequence[dict[str, float]], metric: str) -> TrialRow:
     """The row as it stands at the last point of `curve`."""
     last = curve[-1]
+    value = None if math.isnan(last[metric]) else last[metric]
     return dataclasses.replace(
-        row, curve=list(curve), value=last[metric], iterations=int(last["iteration"]), seconds=last["seconds"]
+        row, curve=list(curve), value=value, iterations=int(last["iteration"]), seconds=last["seconds"]
     )
 
 

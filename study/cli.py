@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search_spaces import UserError, hyper_parameters
+from search_spaces import UserError
 
 ANSWERED, NO_ANSWER, USERS_MISTAKE = 0, 1, 2
 EXIT_CODES = (
@@ -22,6 +23,9 @@ EXIT_CODES = (
 
 out = Console(highlight=False)
 
+_UsageError: Any = typer.BadParameter.__bases__[0]
+"""What typer raises for a command line that it cannot read; its own module for it is private."""
+
 
 class Format(enum.StrEnum):
     table = "table"
@@ -29,13 +33,21 @@ class Format(enum.StrEnum):
     markdown = "markdown"
 
 
-Name = Annotated[str, typer.Argument(help="Name of a study: `python -m study list`.")]
+ENVIRONMENT = (
+    "Environment: STUDY_HOME, STUDY_DATASET, RAY_ADDRESS, STUDY_CPUS_PER_TRIAL, STUDY_GPUS_PER_TRIAL, "
+    "STUDY_MAX_CONCURRENT, MLFLOW_TRACKING_URI and STUDY_OPTUNA_STORAGE stand for the options of those names."
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study: `python -m study list`.")]
 HomeOption = Annotated[str, typer.Option("--home", envvar="STUDY_HOME", help="Folder of all studies.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="json is stable, for scripts.")]
 DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", envvar="STUDY_DATASET", help="Parquet file, or a name of `study data list`.")
+    str | None,
+    typer.Option("--dataset", envvar="STUDY_DATASET", help="Parquet file, or a name of `study data list`."),
 ]
-TrialsOption = Annotated[int | None, typer.Option("--trials", help="Searched trials an arm: the total, not how many more.")]
+TrialsOption = Annotated[
+    int | None, typer.Option("--trials", help="Searched trials an arm: the total, not how many more.")
+]
 ReplicatesOption = Annotated[int | None, typer.Option("--replicates", help="Fresh seeds an arm: the total.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, repeatable; `study show NAME` lists the keys.")
@@ -45,25 +57,35 @@ AddressOption = Annotated[
     str | None, typer.Option("--address", envvar="RAY_ADDRESS", help="Ray cluster; default: this machine.")
 ]
 CpusOption = Annotated[
-    float, typer.Option("--cpus-per-trial", envvar="STUDY_CPUS_PER_TRIAL", help="CPUs, and threads, of a trial.")
+    float,
+    typer.Option("--cpus-per-trial", envvar="STUDY_CPUS_PER_TRIAL", help="CPUs, and threads, of a trial."),
 ]
 GpusOption = Annotated[
     float | None,
-    typer.Option("--gpus-per-trial", envvar="STUDY_GPUS_PER_TRIAL", help="Fractions share a GPU; default 1 if there is one."),
+    typer.Option(
+        "--gpus-per-trial",
+        envvar="STUDY_GPUS_PER_TRIAL",
+        help="Fractions share a GPU; default 1 if there is one.",
+    ),
 ]
 ConcurrentOption = Annotated[
-    int | None, typer.Option("--max-concurrent", envvar="STUDY_MAX_CONCURRENT", help="Trials at once, at most.")
+    int | None,
+    typer.Option("--max-concurrent", envvar="STUDY_MAX_CONCURRENT", help="Trials at once, at most."),
 ]
 TrackingOption = Annotated[
-    str | None, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow; default: SQLite in the home.")
+    str | None,
+    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow; default: SQLite in the home."),
 ]
 StorageOption = Annotated[
     str | None,
-    typer.Option("--optuna-storage", envvar="STUDY_OPTUNA_STORAGE", help="Database URL; default: SQLite in the study."),
+    typer.Option(
+        "--optuna-storage", envvar="STUDY_OPTUNA_STORAGE", help="Database URL; default: SQLite in the study."
+    ),
 ]
 
 app = typer.Typer(
-    help=f"Which weak supervision is enough, with which loss weights, and how sure are we?\n\n{EXIT_CODES}",
+    help="Which weak supervision is enough, with which loss weights, and how sure are we?\n\n"
+    f"{EXIT_CODES}\n\n{ENVIRONMENT}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -82,7 +104,7 @@ app.add_typer(_data_app(), name="data")
 
 @app.command("list")
 def list_studies(home: HomeOption = "runs") -> None:
-    """The studies that can be run, and those that were started here."""
+    """The studies, and which were started here."""
     from study import discovery
     from study.home import Home
 
@@ -100,7 +122,7 @@ def list_studies(home: HomeOption = "runs") -> None:
 
 @app.command()
 def show(name: Name, set_: SetOption = None) -> None:
-    """A study's definition, and every key that --set takes.
+    """A study's arms, and every key of --set.
 
     Example: python -m study show ablation_pixels
     """
@@ -118,36 +140,26 @@ def show(name: Name, set_: SetOption = None) -> None:
             out.print(Text(f"  searched    {key} in {domain}"))
     out.print(Text("\nSettings:", style="bold"))
     for key, value in overrides.keys(study).items():
-        out.print(Text(f"  --set {key}={value}"), soft_wrap=True)
+        out.print(Text(f"  --set {key}={overrides.text_of(value)}"), soft_wrap=True)
 
 
 def _annotation(raw: dict[str, object]) -> str:
     from trainables.annotations import Annotation
 
     default = Annotation().to_dict()
-    return ", ".join(f"{k}={v}" for k, v in raw.items() if v != default[k]) or "none"
+    given = {k: ", ".join(v) if isinstance(v, list) else v for k, v in raw.items() if v != default[k]}
+    return "; ".join(f"{k} {v}" for k, v in given.items()) or "none"
 
 
 @app.command()
-def describe(method: Annotated[str, typer.Argument(help="Name of a method.")]) -> None:
-    """A method's card and its hyper-parameters: default, range, unit, source.
+def describe(method: Annotated[str, typer.Argument(metavar="METHOD", help="Name of a method.")]) -> None:
+    """A method: loss, hyper-parameters, sources.
 
     Example: python -m study describe summary_statistics
     """
-    import inspect
+    from study import method_card
 
-    from trainables import discovery
-
-    cls = discovery.load(method)
-    out.print(Text(inspect.getdoc(inspect.getmodule(cls)) or ""))
-    out.print(Text(f"\nNeeds: {', '.join(sorted(cls.needs)) or 'nothing'}. Source: {cls.paper}"))
-    table = Table(box=None)
-    for header in ("hyper-parameter", "default", "range", "searched", "unit", "source"):
-        table.add_column(header)
-    for p in hyper_parameters(cls):
-        searched = "yes" if p.searched else ""
-        table.add_row(p.name, str(p.default), Text(str(p.allowed or "")), searched, Text(p.unit), Text(p.source))
-    out.print(table)
+    out.print(method_card.render(method))
 
 
 @app.command()
@@ -162,7 +174,7 @@ def plan(
     max_concurrent: ConcurrentOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
-    """What a study would train and what that costs, measured on this machine. Starts nothing.
+    """What a study costs here; starts nothing.
 
     Example: python -m study plan ablation_pixels --trials 20
     """
@@ -190,13 +202,14 @@ def run(
     dashboard: Annotated[bool, typer.Option(help="Start Ray's dashboard on loopback.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
-    """Run a study to its answer; the same command again continues it.
+    """Run or continue a study to its answer.
 
+    The same command again continues, after any end of the last one, and never trains a finished trial twice.
+
+    \b
     Examples:
-
       python -m study.run ablation_pixels
-
-      python -m study.run ablation_pixels --dataset my.parquet --set iterations=600 --set data.size=128x128
+      python -m study.run ablation_pixels --dataset my.parquet --set iterations=600
     """
     from study import commands
 
@@ -221,7 +234,9 @@ def extend(
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
 ) -> None:
-    """Add trials or replicates to a study that was started, up to the totals given.
+    """More trials or replicates for a study.
+
+    The totals are given, not the differences; the study must have been started.
 
     Example: python -m study extend ablation_pixels --trials 50 --replicates 5
     """
@@ -252,7 +267,7 @@ def status(name: Name, home: HomeOption = "runs", format_: FormatOption = Format
 
 @app.command()
 def report(name: Name, home: HomeOption = "runs", format_: FormatOption = Format.table) -> None:
-    """The answer of a study: arms with intervals, pairs with verdicts, from its ledger.
+    """The answer of a study, from its ledger.
 
     Example: python -m study report ablation_pixels --format markdown
     """
@@ -271,17 +286,26 @@ def report(name: Name, home: HomeOption = "runs", format_: FormatOption = Format
     raise typer.Exit(ANSWERED if answer.complete else NO_ANSWER)
 
 
-def main(program: str = "python -m study", prefix: list[str] | None = None) -> None:
-    """Entry point; `prefix` fixes the first words (`study.run` is `study run`).
-
-    A user's mistake becomes one sentence and exit code 2; a bug keeps its trace.
-    """
+def main(program: str = "python -m study", commands: typer.Typer = app) -> None:
+    """Entry point. A user's mistake becomes one sentence and exit code 2; a bug keeps its trace."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        app([*(prefix or []), *sys.argv[1:]], prog_name=program)
+        code = commands(sys.argv[1:], prog_name=program, standalone_mode=False)
     except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(USERS_MISTAKE)
+        mistake = str(error)
+    except _UsageError as error:  # an unknown option or command, a word where a number is due
+        mistake = error.format_message()
+    else:
+        sys.exit(code)
+    sys.stderr.write(f"{mistake}\n")
+    sys.exit(USERS_MISTAKE)
 
 
-__all__ = ["app", "main"]
+def run_only() -> typer.Typer:
+    """`run` as a program of its own: `python -m study.run NAME`."""
+    alone = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+    alone.command(help=f"{inspect.getdoc(run)}\n\n{EXIT_CODES}")(run)
+    return alone
+
+
+__all__ = ["app", "main", "run_only"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from rich.text import Text
 from search_spaces import UserError
 from study import discovery, overrides, plan, service
 from study.console import duration
-from study.engine import Machine
+from study.engine import Machine, available_cores
 from study.home import Home
 from study.spec import Study
 
@@ -65,11 +64,7 @@ def machine(
     """What a trial takes. Raises UserError for shares that no machine can give."""
     if cpus <= 0:
         raise UserError(f"--cpus-per-trial must be above 0, but got {cpus:g}.")
-    if gpus is None:
-        import torch
-
-        gpus = 1.0 if torch.cuda.is_available() else 0.0
-    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+    if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
         raise UserError(f"--gpus-per-trial must be a share up to 1 or a whole number, but got {gpus:g}.")
     if max_concurrent is not None and max_concurrent < 1:
         raise UserError(f"--max-concurrent must be 1 or more, but got {max_concurrent}.")
@@ -87,8 +82,10 @@ def run(
 ) -> int:
     """Runs the study; 0 when every arm has its replicates, else 1."""
     prepared = service.prepare(study, Home.at(home))
+    # Bound to the stream that is there now: while Ray runs, sys.stdout is its log file.
+    screen = Console(file=sys.stdout, highlight=False, width=out.width)
     try:
-        answer = service.run(prepared, where, out, tracking_uri=tracking_uri, storage_url=storage_url)
+        answer = service.run(prepared, where, screen, tracking_uri=tracking_uri, storage_url=storage_url)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. Everything finished is kept; the same command continues.\n")
         return 1
@@ -102,7 +99,7 @@ def show_plan(
     where = machine(None, cpus, None, max_concurrent, False)
     prepared = service.prepare(study, Home.at(home))
     speed = plan.measure(study, prepared.dataset, prepared.data, threads=where.threads)
-    slots = max(1, int((os.cpu_count() or 1) / where.cpus_per_trial))
+    slots = max(1, int(available_cores() / where.cpus_per_trial))
     made = prepared.plan(slots=min(slots, where.max_concurrent or slots), speed=speed)
     if format_ == "json":
         typer.echo(json.dumps({**dataclasses.asdict(made), "trials": made.trials}, indent=2))
@@ -143,6 +140,9 @@ def _markdown(made: plan.Plan) -> str:
 
 def _summary(made: plan.Plan) -> str:
     wall = made.wall_seconds
-    time = "" if wall is None else f", {duration(wall[0])} to {duration(wall[1])} on {made.concurrency} at once"
-    stops = f"; trials may stop early at iteration {', '.join(map(str, made.rungs))}" if made.rungs else ""
+    time = (
+        "" if wall is None else f", {duration(wall[0])} to {duration(wall[1])} on {made.concurrency} at once"
+    )
+    rungs = ", ".join(map(str, made.rungs))
+    stops = f"; trials may stop early at iteration {rungs}" if rungs else ""
     return f"{made.study}: {made.trials} trials{time}{stops}."

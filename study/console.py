@@ -1,4 +1,4 @@
-"""The terminal while a study runs: arms, trials by state, best so far, time left. Plain lines without a terminal."""
+"""The terminal while a study runs: arms, trials by state, best so far, time left; lines in a file or pipe."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ class Screen:
 
     def _loop(self) -> None:
         if self.console.is_terminal:
-            with Live(self._view(), console=self.console, refresh_per_second=2, transient=True) as live:
+            with Live(
+                self._view(), console=self.console, refresh_per_second=2, transient=True,
+                redirect_stdout=False, redirect_stderr=False,  # Ray's output has its own file
+            ) as live:  # fmt: skip
                 while not self._stop.wait(0.5):
                     live.update(self._view())
             self.console.print(self._view())
@@ -54,30 +57,32 @@ class Screen:
 
     def _view(self) -> Group:
         done, planned = self.progress.trials()
-        table = Table(box=None, pad_edge=False)
-        for header, justify in (
-            ("arm", "left"), ("searched", "right"), ("stopped early", "right"), ("diverged", "right"),
-            ("failed", "right"), (f"best {self.board.study.metric} (val)", "right"), ("confirmed", "right"),
-            ("running", "left"),
-        ):  # fmt: skip
-            table.add_column(header, justify=justify)  # type: ignore[arg-type]
+        table = Table(box=None, pad_edge=False, collapse_padding=True)
+        table.add_column("arm", no_wrap=True)
+        best = f"best {self.board.study.metric} (val)"
+        for header in ("searched", "stopped early", "diverged", "failed", best, "confirmed"):
+            table.add_column(header, justify="right")
         for name, arm in self.board.arms.items():
-            table.add_row(Text(name), *self._cells(name, arm))
-        return Group(
-            table, Text(f"{done} of {planned} trials done · {self.progress.eta(self.slots)}", style="bold")
-        )
+            table.add_row(Text(name), *self._cells(arm))
+        state = Text(f"{done} of {planned} trials done · {self.progress.eta(self.slots)}", style="bold")
+        running = Text(self._running(), style="dim", no_wrap=True, overflow="ellipsis")
+        return Group(table, state, running)
 
-    def _cells(self, name: str, arm: ArmBoard) -> list[str]:
+    def _cells(self, arm: ArmBoard) -> list[str]:
         states = [a.state for a in list(arm.attempts)]
-        running = [job.row for job in list(self.board.running.values()) if job.arm == name]
-        total = self.board.study.protocol.iterations
         return [
             f"{sum(s != 'running' for s in states)}/{arm.target}",
             *(str(states.count(s) or "") for s in ("pruned", "diverged", "failed")),
             _best(arm),
             f"{len(arm.confirmed)}/{self.board.study.num_replicates}",
-            ", ".join(f"{row.phase} {row.number} {100 * row.iterations // total}%" for row in running),
         ]
+
+    def _running(self) -> str:
+        """One line whatever runs, so that the picture keeps its height."""
+        total = self.board.study.protocol.iterations
+        rows = [job.row for job in list(self.board.running.values())]
+        shown = (f"{r.arm} {r.phase} {r.number} {100 * r.iterations // total} %" for r in rows)
+        return f"{len(rows)} running: {' · '.join(shown)}" if rows else "nothing runs"
 
 
 def _best(arm: ArmBoard) -> str:
@@ -102,7 +107,7 @@ class Progress:
         return len(self._rows()), planned
 
     def remaining_iterations(self) -> float:
-        """Expected optimiser steps left: a searched trial counts as long as those before it were on average."""
+        """Expected optimiser steps left: a searched trial counts as long as its arm's were on average."""
         study, total = self.board.study, 0.0
         full = study.protocol.iterations
         for arm in self.board.arms.values():
@@ -116,7 +121,8 @@ class Progress:
     def eta(self, slots: int) -> str:
         """Time left in words."""
         before = {(row.arm, row.phase, row.number) for row in self.at_start}
-        mine = [row for row in self._rows() if (row.arm, row.phase, row.number) not in before]
+        rows = [row for row in self._rows() if "same_as" not in row.details]  # a copy took no time
+        mine = [row for row in rows if (row.arm, row.phase, row.number) not in before]
         mine += [job.row for job in list(self.board.running.values())]
         steps, seconds = sum(r.iterations for r in mine), sum(r.seconds for r in mine)
         elapsed = self.clock() - self.started

@@ -8,8 +8,8 @@ from pathlib import Path
 from search_spaces import UserError, nearest
 from study.home import Home
 from study.spec import Data
-from trainables.data.dataset import Dataset, open_dataset
 from trainables.data import phantoms
+from trainables.data.dataset import Dataset, open_dataset
 from trainables.trial import DataSource
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ def locate(name: str, home: Home) -> Path:
         return path
     known = sorted({*phantoms.KINDS, *(p.stem for p in home.datasets.glob("*.parquet"))})
     raise UserError(
-        f"There is no data set {name!r}.{nearest(name, known)} Known: {', '.join(known)}; or give the path of a Parquet "
-        "file (`python -m study data import --help` makes one)."
+        f"There is no data set {name!r}.{nearest(name, known)} Known: {', '.join(known)}; or give the path "
+        "of a Parquet file (`python -m study data import --help` makes one)."
     )
 
 

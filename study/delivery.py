@@ -71,7 +71,7 @@ class Delivery:
             try:
                 call()
             except Exception as error:  # whatever a client library raises must not end the thread
-                reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
+                reason = reason_of(error)
             else:
                 if away:
                     _log.info("%s answers again.", self._service)
@@ -97,3 +97,14 @@ class Delivery:
             seconds = min(seconds, _CLOSING_WAIT_SECONDS) if closing else seconds
             self._changed.wait_for(lambda: self._stopped or self._closing != closing, seconds)
             return self._stopped
+
+
+def reason_of(error: BaseException) -> str:
+    """The operating system's reason if there is one ("Connection refused"), else the client's first line."""
+    reason = error
+    inner: BaseException | None = error
+    while inner is not None:
+        reason = inner if isinstance(inner, OSError) else reason
+        inner = inner.__cause__ or inner.__context__
+    text = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+    return text if len(text) <= 200 else f"{text[:200]}..."

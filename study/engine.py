@@ -8,6 +8,7 @@ they lose or repeat trials (measured: shared/ray.md sections 2 and 4).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -35,7 +36,8 @@ class Machine:
 
     address: str | None = None
     cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | None = None
+    """None: a whole one where the machine, or the cluster, has any."""
     max_concurrent: int | None = None
     dashboard: bool = False
 
@@ -61,8 +63,11 @@ def _environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def connect(machine: Machine) -> int:
-    """Starts Ray in this process, or joins a cluster; returns how many trials fit at once. Raises UserError."""
+def connect(machine: Machine) -> tuple[Machine, int]:
+    """Starts Ray in this process, or joins a cluster. Raises UserError.
+
+    Returns the machine with its GPU share settled, and how many trials fit at once.
+    """
     _environment()
     if machine.address is None:
         os.environ.setdefault(
@@ -72,9 +77,9 @@ def connect(machine: Machine) -> int:
 
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if machine.address is None:
-        needed = max(1, -(-int(machine.cpus_per_trial * 1000) // 1000))
         options |= {
-            "num_cpus": max(os.cpu_count() or 1, needed),
+            "address": "local",  # without it Ray joins whatever `ray start` left on this machine
+            "num_cpus": available_cores(),
             "include_dashboard": machine.dashboard,
             "object_store_memory": 200 * 1024**2,
         }
@@ -85,10 +90,18 @@ def connect(machine: Machine) -> int:
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"A Ray cluster must answer at {machine.address!r}, but: {reason}; check --address (RAY_ADDRESS) and "
-            "that RAY_AUTH_MODE is the same on every node."
+            f"A Ray cluster must answer at {machine.address!r}, but: {reason}; check --address (RAY_ADDRESS) "
+            "and that RAY_AUTH_MODE is the same on every node."
         ) from error
-    return _slots(ray.cluster_resources(), machine)
+    resources = ray.cluster_resources()
+    if machine.gpus_per_trial is None:
+        machine = dataclasses.replace(machine, gpus_per_trial=1.0 if resources.get("GPU", 0.0) >= 1 else 0.0)
+    return machine, _slots(resources, machine)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0))
 
 
 def _slots(resources: dict[str, float], machine: Machine) -> int:
@@ -99,9 +112,9 @@ def _slots(resources: dict[str, float], machine: Machine) -> int:
     slots = int(min(fits) + 1e-9)
     if slots < 1:
         raise UserError(
-            f"A trial asks for {machine.cpus_per_trial:g} CPUs and {machine.gpus_per_trial:g} GPUs, but the machine "
-            f"has {resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; lower --cpus-per-trial or "
-            "--gpus-per-trial."
+            f"A trial asks for {machine.cpus_per_trial:g} CPUs and {machine.gpus_per_trial or 0:g} GPUs, but "
+            f"the machine has {resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; lower "
+            "--cpus-per-trial or --gpus-per-trial."
         )
     return min(slots, machine.max_concurrent or slots)
 
@@ -146,8 +159,11 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
-    with _quiet(folder / "ray.log"), _stop_on_signal(board):
-        tuner.fit()
+    try:
+        with _quiet(folder / "ray.log"):
+            tuner.fit()
+    except BoardError as carrier:
+        raise carrier.error from None
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -181,12 +197,20 @@ def _quiet(path: Path) -> Iterator[None]:
                 one.handlers, one.propagate = handlers, propagate
 
 
+class BoardError(BaseException):
+    """Carries an error of the board through Tune, which would take an Exception for a trial's and go on."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: what was finished is kept, the same command goes on."""
 
 
 @contextlib.contextmanager
-def _stop_on_signal(board: Board) -> Iterator[None]:
+def stop_on_signal(board: Board) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run at once; what runs is continued from its checkpoint next time."""
 
     def stop(number: int, frame: types.FrameType | None) -> None:

@@ -9,8 +9,10 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from search_spaces import UserError, nearest
 from study.results import Ledger
@@ -50,8 +52,8 @@ class Home:
         if name not in self.studies():
             known = ", ".join(self.studies()) or "none"
             raise UserError(
-                f"No study {name!r} was started in {self.path}.{nearest(name, self.studies())} Started there: {known}; "
-                f"start it with `python -m study.run {name}` or name another --home."
+                f"No study {name!r} was started in {self.path}.{nearest(name, self.studies())} Started "
+                f"there: {known}; start it with `python -m study.run {name}` or name another --home."
             )
         return self.study(name)
 
@@ -67,8 +69,8 @@ class Home:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             way_out = "free some space" if full else "make it writable"
             raise UserError(
-                f"The home folder {self.path} must be writable, but: {error.strerror}; {way_out} or name another "
-                "with --home (STUDY_HOME)."
+                f"The home folder {self.path} must be writable, but: {error.strerror}; {way_out} or name "
+                "another with --home (STUDY_HOME)."
             ) from error
 
 
@@ -83,7 +85,10 @@ class StudyFolder:
         return Ledger(self.path / "ledger")
 
     def frozen(self) -> Study | None:
-        """The study as it was started; None when it never was. Raises UserError for another version's folder."""
+        """The study as it was started; None when it never was.
+
+        Raises UserError for a folder of another version or a damaged file.
+        """
         spec = self.path / SPEC
         if not spec.exists():
             return None
@@ -99,7 +104,12 @@ class StudyFolder:
                 f"{self.path} was written in format {found!r}, this program reads format {FORMAT}; use the "
                 "version that wrote it, or another --home."
             )
-        return Study.from_dict(raw)
+        try:
+            return Study.from_dict(raw)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{spec} must hold a study, but it is damaged ({error}); restore it or use another --home."
+            ) from error
 
     def freeze(self, study: Study) -> None:
         """Writes the definition, atomically."""
@@ -109,16 +119,12 @@ class StudyFolder:
         temporary.replace(self.path / SPEC)
 
     def is_running(self) -> bool:
-        """Is a driver alive on this study?"""
+        """Is a driver alive on this study? Needs no right to write, and lookers do not see each other."""
         path = self.path / LOCK
         if not path.exists():
             return False
-        with path.open("r+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        with path.open("r") as handle:
+            return not _flock(handle, fcntl.LOCK_SH)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -128,18 +134,27 @@ class StudyFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / LOCK).open("a+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            # Tried a few times: a `status` that is looking holds the lock for some microseconds.
+            if not any(_flock(handle, fcntl.LOCK_EX, pause) for pause in (0.02, 0.02, 0.0)):
                 handle.seek(0)
                 raise UserError(
-                    f"Study {self.path.name!r} is being run by process {handle.read().strip()}; wait for it, stop it, "
-                    "or use another --home."
-                ) from None
+                    f"Study {self.path.name!r} is being run by process {handle.read().strip()}; wait for it, "
+                    "stop it, or use another --home."
+                )
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
             yield
+
+
+def _flock(handle: IO[str], kind: int, pause: float = 0.0) -> bool:
+    """Takes the lock, or waits `pause` seconds and returns False."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(pause)
+        return False
+    return True
 
 
 def agree(frozen: Study, wanted: Study) -> None:
@@ -153,8 +168,8 @@ def agree(frozen: Study, wanted: Study) -> None:
         shown = "; ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"Study {frozen.name!r} was started with another definition ({shown}{more}); give the same settings, "
-            "or run the new ones beside it with --fork NAME or another --home."
+            f"Study {frozen.name!r} was started with another definition ({shown}{more}); give the same "
+            "settings, or run the new ones beside it with --fork NAME or another --home."
         )
 
 

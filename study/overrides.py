@@ -9,16 +9,9 @@ from typing import Any
 
 from search_spaces import UserError, hyper_parameters, nearest
 from search_spaces.fields import check_values
-from study.spec import Data, Replicates, Search, Study
+from study.spec import PARTS, Study
 from trainables import discovery, networks
 from trainables.protocol import Protocol
-
-_PARTS: dict[str, type[Any]] = {
-    "protocol": Protocol,
-    "search": Search,
-    "data": Data,
-    "replicates": Replicates,
-}
 
 
 def apply(study: Study, settings: Iterable[str]) -> Study:
@@ -34,9 +27,11 @@ def apply(study: Study, settings: Iterable[str]) -> Study:
 def keys(study: Study) -> dict[str, Any]:
     """Every key that `--set` takes for this study, with its value now."""
     out: dict[str, Any] = {"metric": study.metric, "network": study.network}
-    for part in _PARTS:
+    for part in PARTS:
         values = dataclasses.asdict(getattr(study, part))
         out.update({f"{part}.{name}": value for name, value in values.items()})
+    if study.data.size is not None:
+        out["data.size"] = "x".join(map(str, study.data.size))
     for parameter in hyper_parameters(networks.config_of(study.network)):
         value = study.network_settings.get(parameter.name, parameter.default)
         out[f"network.{parameter.name}"] = value
@@ -46,6 +41,11 @@ def keys(study: Study) -> dict[str, Any]:
     return out
 
 
+def text_of(value: Any) -> str:
+    """A value as `--set` takes it: what `apply` makes of "key=" and this text is the value again."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _set(study: Study, key: str, text: str) -> Study:
     full = _full_name(key, keys(study))
     if full == "metric":
@@ -53,7 +53,7 @@ def _set(study: Study, key: str, text: str) -> Study:
     if full == "network":
         return dataclasses.replace(study, network=_network(text), network_settings={})
     part, _, name = full.partition(".")
-    if part in _PARTS:
+    if part in PARTS:
         old = getattr(study, part)
         value = _size(text) if full == "data.size" else _value(text, full, getattr(old, name))
         if part == "protocol":
@@ -107,7 +107,7 @@ def _size(text: str) -> tuple[int, int] | None:
     if text.lower() == "none":
         return None
     height, separator, width = text.lower().partition("x")
-    if not (separator and height.isdigit() and width.isdigit() and int(height) > 0 and int(width) > 0):
+    if not (separator and height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
         raise UserError(f"--set data.size= takes HEIGHTxWIDTH in pixels, such as 128x128, but got {text!r}.")
     return int(height), int(width)
 
@@ -122,7 +122,7 @@ def _value(text: str, key: str, like: Any) -> Any:
         return text.lower() == "true"
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         value = text
     if isinstance(like, tuple):
         return _tuple(value, key, text)
@@ -135,6 +135,7 @@ def _value(text: str, key: str, like: Any) -> Any:
 
 def _tuple(value: Any, key: str, text: str) -> tuple[Any, ...]:
     values = value if isinstance(value, (tuple, list)) else (value,)
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        raise UserError(f"--set {key}= takes numbers such as 1,2,3, but got {text!r}.")
+    kinds, example = ((int, float), "0.25,0.5") if key == "search.rungs" else ((int,), "1,2,3")
+    if not all(type(v) in kinds for v in values):
+        raise UserError(f"--set {key}= takes numbers such as {example}, but got {text!r}.")
     return tuple(values)

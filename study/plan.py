@@ -93,14 +93,16 @@ class Plan:
 
     @property
     def wall_seconds(self) -> tuple[float, float] | None:
-        """A range: every searched trial stopped at the first rung .. none stopped."""
+        """A range: every searched trial but one an arm stopped at the first rung .. none stopped."""
         if self.training_seconds is None:
             return None
-        least = sum(
-            (a.iterations / a.trials) * (a.seconds_per_iteration or 0.0) * (a.confirm_trials + 1)
-            for a in self.arms
-        )
+        least = sum(self._fewest_iterations(a) * (a.seconds_per_iteration or 0.0) for a in self.arms)
         return least / self.concurrency, self.training_seconds / self.concurrency
+
+    def _fewest_iterations(self, arm: ArmPlan) -> float:
+        whole = arm.iterations / arm.trials
+        stopped = min((*self.rungs, whole))
+        return (arm.confirm_trials + 1) * whole + (arm.search_trials - 1) * stopped
 
 
 def make(

@@ -69,6 +69,8 @@ class Proposer:
         self.mirror = optuna.create_study(direction="maximize" if greater_is_better else "minimize")
         self.worst = 0.0 if greater_is_better else float("inf")
         self.shown: set[int] = set()
+        self.proposed: dict[int, dict[str, Any]] = {}
+        """By number. Drawing one twice would leave two trials of one number in the mirror."""
 
     def propose(self, attempts: list[Attempt], base: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters of trial len(attempts); trial 0 is the published configuration.
@@ -78,10 +80,13 @@ class Proposer:
         number = len(attempts)
         if number == 0:
             return dict(base)
-        self._show(attempts, upto=number - self.search.lookahead)
-        self.mirror.sampler = _sampler(self.name, stable_seed("proposal", *self.seed, number))
-        trial = self.mirror.ask(self.distributions)
-        return dict(trial.params)
+        if number not in self.proposed:
+            self._show(attempts, upto=number - self.search.lookahead)
+            self.mirror.sampler = _sampler(self.name, stable_seed("proposal", *self.seed, number))
+            with warnings.catch_warnings():  # an infinite worst value may be clipped to the worst seen
+                warnings.filterwarnings("ignore", message="Clip non-finite values")
+                self.proposed[number] = dict(self.mirror.ask(self.distributions).params)
+        return dict(self.proposed[number])
 
     def _show(self, attempts: list[Attempt], upto: int) -> None:
         """Brings the mirror to: trials 0 .. upto ended, the later ones running."""
@@ -94,7 +99,7 @@ class Proposer:
                 self._tell(attempt)
 
     def _tell(self, attempt: Attempt) -> None:
-        """A pruned trial counts with its last value: a Gaussian process would learn nothing from it otherwise."""
+        """A pruned trial counts with its last value: a Gaussian process would learn nothing from it else."""
         if attempt.state == "failed":
             self.mirror.tell(attempt.number, state=TrialState.FAIL)
         elif attempt.state == "diverged" or attempt.value is None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from study.board import Board, Job
-from study.engine import payload_of
+from study.engine import BoardError, Interrupted, payload_of
 
 
 class BoardSearcher(Searcher):
@@ -22,18 +23,30 @@ class BoardSearcher(Searcher):
         self.stopped: set[str] = set()
         self.last: dict[str, dict[str, Any]] = {}
 
+    @contextlib.contextmanager
+    def _asking_the_board(self) -> Iterator[None]:
+        """An error of the board ends the run, as a signal does that came where Python could not raise it."""
+        if self.board.stopping:
+            raise Interrupted
+        try:
+            yield
+        except Exception as error:
+            raise BoardError(error) from error
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        job = self.board.suggest()
-        if job is not None:
-            self.jobs[trial_id] = job
-            return self.config_of(job)
-        return Searcher.FINISHED if self.board.stopping or self.board.finished() else None
+        with self._asking_the_board():
+            job = self.board.suggest()
+            if job is not None:
+                self.jobs[trial_id] = job
+                return self.config_of(job)
+            return Searcher.FINISHED if self.board.finished() else None
 
     def heard(self, trial_id: str, result: dict[str, Any]) -> bool:
         """One report of a trial; False when it should stop."""
-        payload = payload_of(result)
-        self.last[trial_id] = payload
-        goes_on = self.board.report(self.jobs[trial_id], payload)
+        with self._asking_the_board():
+            payload = payload_of(result)
+            self.last[trial_id] = payload
+            goes_on = self.board.report(self.jobs[trial_id], payload)
         if not goes_on:
             self.stopped.add(trial_id)
         return goes_on
@@ -45,8 +58,11 @@ class BoardSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         job = self.jobs.pop(trial_id, None)
-        if job is None:
-            return
+        if job is not None:
+            with self._asking_the_board():
+                self._end(trial_id, job, result, error)
+
+    def _end(self, trial_id: str, job: Job, result: dict[str, Any] | None, error: bool) -> None:
         last = payload_of(result) if result and "payload" in result else self.last.get(trial_id)
         self.last.pop(trial_id, None)
         if trial_id in self.stopped:

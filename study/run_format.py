@@ -51,7 +51,7 @@ def run_name(row: TrialRow) -> str:
 
 def trial_tags(row: TrialRow) -> dict[str, str]:
     """What a trial is, and how it stands."""
-    tags = {
+    return {
         "study.kind": "trial",
         "study.key": row.key,
         "study.arm": row.arm,
@@ -59,8 +59,13 @@ def trial_tags(row: TrialRow) -> dict[str, str]:
         "study.trial_number": str(row.number),
         "study.seed": str(row.seed),
         "study.fold": str(row.fold),
-        "study.state": row.state,
+        **state_tags(row),
     }
+
+
+def state_tags(row: TrialRow) -> dict[str, str]:
+    """How a trial stands."""
+    tags = {"study.state": row.state}
     if row.reason:
         tags["study.reason"] = row.reason
     if row.state == "diverged":
@@ -71,6 +76,11 @@ def trial_tags(row: TrialRow) -> dict[str, str]:
 def identity_of(tags: Mapping[str, str]) -> Identity:
     """The inverse of `trial_tags`."""
     return tags["study.arm"], tags["study.phase"], int(tags["study.trial_number"]), tags["study.key"]
+
+
+def all_parameters(row: TrialRow) -> dict[str, str]:
+    """What was searched under its own name, and the whole definition of the trial as trial.*."""
+    return flat({**row.parameters, "trial": row.details.get("trial", {})})
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -53,6 +53,8 @@ class Segments:
         self._schema = schema.with_metadata({VERSION_KEY: version.encode()})
         self._version = version.encode()
         self._mine: list[Segment] = []
+        self._unmerged: dict[Segment, pa.Table] = {}
+        """What this writer appended and has not merged: merging need not read it again."""
 
     # -- the writer ------------------------------------------------------------------------------------
 
@@ -69,17 +71,21 @@ class Segments:
     def append(self, sequence: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows as one new segment, atomically. Raises DiskFullError."""
         table = pa.Table.from_pylist([{"sequence": sequence, **row} for row in rows], schema=self._schema)
-        self._mine.append(self._write(sequence, sequence, 0, table))
+        segment = self._write(sequence, sequence, 0, table)
+        self._mine.append(segment)
+        self._unmerged[segment] = table
 
     def compact(self) -> None:
         """Merge every level that has GROUP segments. Raises DiskFullError, and then nothing has changed."""
         level = 0
         while len(group := [segment for segment in self._mine if segment.level == level]) >= GROUP:
-            table = pa.concat_tables([self._table(segment, None) for segment in group])
+            tables = [self._unmerged.get(segment) or self._table(segment, None) for segment in group]
+            table = pa.concat_tables(tables)
             merged = self._write(group[0].first, group[-1].last, level + 1, table)
             self._mine = sorted([*(segment for segment in self._mine if segment not in group), merged])
             for segment in group:
                 segment.path.unlink()
+                self._unmerged.pop(segment, None)
             level += 1
 
     def _write(self, first: int, last: int, level: int, table: pa.Table) -> Segment:

@@ -1,4 +1,4 @@
-"""One study from its definition to its answer: prepare, plan, run, answer. Called by the command line and tests."""
+"""One study from its definition to its answer: prepare, plan, run, answer."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def prepare(study: Study, home: Home) -> Prepared:
 
 
 def targets(study: Study, folder: StudyFolder, *, trials: int | None, replicates: int | None) -> Study:
-    """The study with its targets: those asked for, else those it was started or extended with, else its file's."""
+    """The study with its targets: those asked for, else those it was last run with, else its file's."""
     frozen = folder.frozen()
     if frozen is not None:
         search = dataclasses.replace(study.search, trials=frozen.search.trials)
@@ -104,7 +104,9 @@ class Listeners:
     def trial_ended(self, row: TrialRow) -> None:
         trial = engine.trial_folder(self.folder, row.key)
         self.tracker.trial_ended(row, _existing((trial / SAMPLES, "samples")))
-        if row.phase == "search":  # its row says all; the selected configuration is trained anew on fresh seeds
+        if (
+            row.phase == "search"
+        ):  # its row says all; the selected configuration is trained anew on fresh seeds
             with contextlib.suppress(OSError):
                 (trial / CHECKPOINT).unlink(missing_ok=True)
 
@@ -157,12 +159,13 @@ def run(
 def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder, trainable: type) -> None:
     if board.finished():
         return
-    try:
-        slots = engine.connect(machine)
-        with Screen(console, board, slots):
-            engine.run(board, machine, slots, folder.path, trainable=trainable, metric=board.study.metric)
-    finally:
-        engine.disconnect()
+    with engine.stop_on_signal(board):
+        try:
+            machine, slots = engine.connect(machine)
+            with Screen(console, board, slots):
+                engine.run(board, machine, slots, folder.path, trainable=trainable, metric=board.study.metric)
+        finally:
+            engine.disconnect()
     if not board.finished():
         raise RuntimeError(f"Ray Tune ended before the study did; see {folder.path / 'ray.log'}.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,8 +60,8 @@ class Replicates:
     folds: tuple[int, ...] = (0,)
 
     def pairs(self) -> list[tuple[int, int]]:
-        """(seed, fold) of every replicate, in order."""
-        return [(seed, fold) for fold in self.folds for seed in self.seeds]
+        """(seed, fold) of every replicate, in order; seeds that are added keep the others' places."""
+        return [(seed, fold) for seed in self.seeds for fold in self.folds]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,11 @@ class Study:
     def greater_is_better(self) -> bool:
         return METRICS[self.metric]
 
+    @property
+    def worst(self) -> float:
+        """What a trial counts as whose metric is undefined, such as the HD95 of an empty prediction."""
+        return 0.0 if self.greater_is_better else math.inf
+
     def arm(self, name: str) -> Arm:
         return next(a for a in self.arms if a.name == name)
 
@@ -117,7 +123,7 @@ class Study:
             "format": FORMAT,
             **raw,
             "arms": [_arm_to_dict(a) for a in self.arms],
-            **{k: dataclasses.asdict(raw[k]) for k in ("data", "search", "replicates", "protocol")},
+            **{k: dataclasses.asdict(raw[k]) for k in PARTS},
             "network_settings": dict(self.network_settings),
         }
 
@@ -129,24 +135,29 @@ class Study:
         """Reads `to_dict`. Raises UserError for another format or an unknown key."""
         if raw.get("format") != FORMAT:
             raise UserError(
-                f"This study was written in format {raw.get('format')!r}, this program reads format {FORMAT}; "
-                "use the program's version that wrote it, or another --home."
+                f"This study was written in format {raw.get('format')!r}, this program reads format "
+                f"{FORMAT}; use the program's version that wrote it, or another --home."
             )
         values = {k: v for k, v in raw.items() if k != "format"}
+        missing = [name for name in ("name", "question", "arms", *PARTS) if name not in values]
+        if missing:
+            raise UserError(f"A study must hold {', '.join(missing)}, but this one does not; restore it.")
         values["arms"] = tuple(_arm_from_dict(a) for a in values["arms"])
-        values["pairs"] = tuple((a, b) for a, b in values["pairs"])
-        for key, part in (
-            ("data", Data),
-            ("search", Search),
-            ("replicates", Replicates),
-            ("protocol", Protocol),
-        ):
-            values[key] = _part(part, values[key])
-        return _part(cls, values)
+        values["pairs"] = tuple((a, b) for a, b in values.get("pairs", ()))
+        return _part(cls, values | {key: _part(part, values[key]) for key, part in PARTS.items()})
 
     @classmethod
     def from_json(cls, text: str) -> Study:
         return cls.from_dict(json.loads(text))
+
+
+PARTS: dict[str, type[Any]] = {
+    "protocol": Protocol,
+    "search": Search,
+    "data": Data,
+    "replicates": Replicates,
+}
+"""The settings of a study that are values of their own."""
 
 
 def space(method: str, *names: str, **narrowed: Domain) -> dict[str, Domain]:
@@ -179,15 +190,14 @@ def base_point(study: Study, arm: Arm) -> dict[str, Any]:
 
 def _check(study: Study) -> None:
     names = [a.name for a in study.arms]
-    _rule(len(names) > 0, f"study {study.name} needs at least one arm")
-    _rule(len(set(names)) == len(names), f"arms of {study.name} must have different names, but got {names}")
+    _rule(len(names) > 0, f"Study {study.name} needs at least one arm")
+    _rule(len(set(names)) == len(names), f"Arms of {study.name} must have different names, but got {names}")
     for pair in study.pairs:
         for name in pair:
-            _rule(name in names, f"the pair {pair} names no arm {name!r}.{nearest(name, names)}")
+            _rule(name in names, f"The pair {pair} names no arm {name!r}.{nearest(name, names)}")
     if study.metric not in METRICS:
-        raise UserError(
-            f"There is no metric {study.metric!r}.{nearest(study.metric, METRICS)} Metrics: {', '.join(METRICS)}."
-        )
+        near = nearest(study.metric, METRICS)
+        raise UserError(f"There is no metric {study.metric!r}.{near} Metrics: {', '.join(METRICS)}.")
     search, replicates = study.search, study.replicates
     _rule(search.trials >= 1, f"--trials must be 1 or more, but got {search.trials}")
     _rule(search.lookahead >= 1, f"search.lookahead must be 1 or more, but got {search.lookahead}")
@@ -200,23 +210,30 @@ def _check(study: Study) -> None:
         all(0 < r < 1 for r in search.rungs), f"search.rungs must lie between 0 and 1, but got {search.rungs}"
     )
     _rule(len(replicates.pairs()) >= 1, "--replicates must be 1 or more, but got 0")
+    for name in ("seeds", "folds"):
+        values = getattr(replicates, name)
+        _rule(
+            len(set(values)) == len(values),
+            f"replicates.{name} must differ from each other, but got {values}: a repeated one is no evidence",
+        )
     _rule(
         search.seed not in replicates.seeds,
         f"replicates.seeds {replicates.seeds} must not hold the search's own seed {search.seed}: "
         "the confirmation needs fresh ones",
     )
     for arm in study.arms:
-        point = base_point(study, arm)
-        for name, domain in arm.search.items():
+        space(arm.method, **arm.search)
+        for name, value in base_point(study, arm).items():
+            domain = arm.search[name]
             _rule(
-                point[name] in domain,
-                f"arm {arm.name!r} starts at {name} = {point[name]!r}, which its search {domain} cannot reach",
+                value in domain,
+                f"Arm {arm.name!r} starts at {name} = {value!r}, which its search {domain} cannot reach",
             )
 
 
 def _rule(holds: bool, sentence: str) -> None:
     if not holds:
-        raise UserError(f"{sentence[0].upper()}{sentence[1:]}.")
+        raise UserError(sentence if sentence.endswith(("?", ".")) else f"{sentence}.")
 
 
 def _part(cls: type[Any], raw: Mapping[str, Any]) -> Any:

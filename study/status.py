@@ -17,8 +17,12 @@ STATES = ("finished", "pruned", "diverged", "failed", "running")
 
 
 def counts(study: Study, folder: StudyFolder) -> dict[str, Any]:
-    """Trials by state: {"study", "planned", "finished", "pruned", "failed", "running"}; a diverged one has finished."""
-    rows = folder.ledger.trials()
+    """Trials by state: {"study", "planned", "finished", "pruned", "failed", "running"}.
+
+    A diverged trial has finished.
+    """
+    written = folder.ledger.trials()
+    rows = [row for arm in study.arms for row in _current(study, written, arm.name)]
     alive = folder.is_running()
     states = Counter(row.state for row in rows)
     planned = sum((study.search.trials if arm.search else 1) + study.num_replicates for arm in study.arms)
@@ -39,17 +43,35 @@ def to_json(study: Study, folder: StudyFolder) -> str:
 
 def _cells(study: Study, folder: StudyFolder) -> list[list[str]]:
     rows = folder.ledger.trials()
-    return [[arm.name, *_arm_cells(study, [r for r in rows if r.arm == arm.name])] for arm in study.arms]
+    return [[arm.name, *_arm_cells(study, _current(study, rows, arm.name))] for arm in study.arms]
+
+
+def _current(study: Study, rows: list[TrialRow], arm: str) -> list[TrialRow]:
+    """An arm's rows without the replicates of a configuration that is no longer its best (after `extend`)."""
+    search = [r for r in rows if r.arm == arm and r.phase == "search"]
+    best = _best(study, search)
+    pairs = study.replicates.pairs()
+    return search + [
+        r
+        for r in rows
+        if r.arm == arm and r.phase == "confirm" and best is not None and r.parameters == best.parameters
+        if (r.seed, r.fold) in pairs
+    ]
+
+
+def _best(study: Study, search: list[TrialRow]) -> TrialRow | None:
+    sign = 1 if study.greater_is_better else -1
+    full = [r for r in search if r.state == "finished" and r.value is not None]
+    return max(full, key=lambda r: (sign * (r.value or 0.0), -r.number), default=None)
 
 
 def _arm_cells(study: Study, rows: list[TrialRow]) -> list[str]:
     search = [r for r in rows if r.phase == "search"]
-    values = [r.value for r in search if r.state == "finished" and r.value is not None]
-    best = (max if study.greater_is_better else min)(values, default=None)
+    best = _best(study, search)
     confirmed = sum(r.state == "finished" for r in rows if r.phase == "confirm")
     return [
         *(str(sum(r.state == state for r in search) or "") for state in STATES[:-1]),
-        "-" if best is None else f"{best:.3f}",
+        "-" if best is None else f"{best.value:.3f}",
         f"{confirmed}/{study.num_replicates}",
     ]
 
@@ -61,7 +83,7 @@ def headers(study: Study) -> list[str]:
 def to_markdown(study: Study, folder: StudyFolder) -> str:
     names = headers(study)
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
-    lines += [" | ".join(cells) for cells in _cells(study, folder)]
+    lines += [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in _cells(study, folder)]
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 

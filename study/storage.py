@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,16 +29,21 @@ def open_storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
     address = url or f"sqlite:///{folder / 'optuna.db'}"
     try:
         storage = optuna.storages.RDBStorage(address)
-    except (sqlalchemy.exc.SQLAlchemyError, ModuleNotFoundError, ImportError) as error:
-        shown = sqlalchemy.engine.make_url(address).render_as_string(hide_password=True)
-        reason = str(error).splitlines()[0]
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+        shown = _without_password(address)
+        reason = str(error).splitlines()[0].replace(address, shown).rstrip(".")
         raise UserError(
-            f"Optuna's database {shown} must open, but: {reason}; check --optuna-storage (STUDY_OPTUNA_STORAGE)."
+            f"Optuna's database {shown} must open, but: {reason}; "
+            "check --optuna-storage (STUDY_OPTUNA_STORAGE)."
         ) from error
     if address.startswith("sqlite"):
         sqlalchemy.event.listen(storage.engine, "connect", _quick_and_safe)
         storage.engine.dispose()  # connections opened before the listener lack its settings
     return storage
+
+
+def _without_password(address: str) -> str:
+    return re.sub(r"^([\w+]+://)?.*@", r"\1***@", address)
 
 
 def _quick_and_safe(connection: sqlite3.Connection, _record: object) -> None:
@@ -87,16 +93,17 @@ class ArmStore:
         self.storage.set_trial_intermediate_value(self.ids[number], iteration, value)
 
     def tell(self, attempt: Attempt) -> None:
-        """COMPLETE at full length, or with the worst value when it diverged; PRUNED; FAIL. Idempotent."""
+        """COMPLETE at full length, with the worst value without one of its own; PRUNED; FAIL. Idempotent."""
         trial_id = self.ids[attempt.number]
         if self.storage.get_trial(trial_id).state.is_finished():
             return
         self.storage.set_trial_user_attr(trial_id, "state", attempt.state)
         if attempt.state == "pruned":
             self.storage.set_trial_user_attr(trial_id, "last_value", attempt.value)
-        value = self.worst if attempt.state == "diverged" else attempt.value
-        values = [value] if _STATES[attempt.state] == TrialState.COMPLETE and value is not None else None
-        self.storage.set_trial_state_values(trial_id, _STATES[attempt.state], values)
+        state = _STATES[attempt.state]
+        value = None if attempt.state == "diverged" else attempt.value
+        values = [self.worst if value is None else value] if state == TrialState.COMPLETE else None
+        self.storage.set_trial_state_values(trial_id, state, values)
 
 
 def _attempt(trial: FrozenTrial) -> Attempt:

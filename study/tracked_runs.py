@@ -12,6 +12,7 @@ from study.run_format import (
     STATUS,
     Identity,
     Point,
+    all_parameters,
     clean,
     first_of_each,
     flat,
@@ -19,6 +20,7 @@ from study.run_format import (
     now,
     points_of,
     run_name,
+    state_tags,
     trial_tags,
 )
 
@@ -121,7 +123,7 @@ class TrialRuns:
         """Everything the row knows and the run lacks; the status last, for it says that the rest is there."""
         trial = self._trial(row)
         self._log_new(trial, points_of(row, self._metric))
-        self._runs.tag(trial.run_id, trial_tags(row))
+        self._runs.tag(trial.run_id, state_tags(row))
         self._runs.attach(trial.run_id, artifacts)
         self._runs.end(trial.run_id, STATUS[row.state], int(1000 * row.finished))
         trial.status, trial.state, trial.logged = STATUS[row.state], row.state, None
@@ -166,7 +168,7 @@ class TrialRuns:
                 raise
             trial = self._all()[row.identity] = _Trial(run_id, "RUNNING", row.state, set())
         if row.key not in self._live:
-            self._runs.complete_parameters(trial.run_id, flat(row.parameters))
+            self._runs.complete_parameters(trial.run_id, all_parameters(row))
         return trial
 
     def _log_new(self, trial: _Trial, points: list[Point]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import UserError
-from study.delivery import Delivery
+from study.delivery import Delivery, reason_of
 from study.results import TrialRow
 from study.run_format import LONGEST_DIGEST, LONGEST_TAG, Point, chunks, clean, now, run_name
 from study.tracked_runs import ArmRuns, Artifacts, TrialRuns
@@ -236,7 +236,7 @@ class Tracker:
                 self._arms.run_of(arm)
         except Exception as error:  # of network, database or disk, under whatever name the client raises it
             raise UserError(
-                f"MLflow at {self.uri} cannot be used ({_cause(error)}): start that server, correct the "
+                f"MLflow at {self.uri} cannot be used ({reason_of(error)}): start that server, correct the "
                 "address (MLFLOW_TRACKING_URI), or give none to track in a local file."
             ) from error
         self._trials = TrialRuns(runs, self._arms, self._metric)
@@ -301,14 +301,3 @@ def _check_sqlite(uri: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA schema_version")
-
-
-def _cause(error: Exception) -> str:
-    """The operating system's reason if there is one ("Connection refused"), else the client's first line."""
-    reason: BaseException = error
-    inner: BaseException | None = error
-    while inner is not None:
-        reason = inner if isinstance(inner, OSError) else reason
-        inner = inner.__cause__ or inner.__context__
-    text = (str(reason).strip() or type(reason).__name__).splitlines()[0]
-    return text if len(text) <= 200 else f"{text[:200]}..."

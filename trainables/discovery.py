@@ -20,11 +20,11 @@ def names() -> list[str]:
 
 
 def load(name: str) -> type[AbstractMethod]:
-    """The one method class defined in `trainables/methods/<name>.py`. Raises UserError for an unknown name."""
+    """The one class defined in `trainables/methods/<name>.py`. Raises UserError for an unknown name."""
     known = names()
     if name not in known:
         raise UserError(f"There is no method {name!r}.{nearest(name, known)} Methods: {', '.join(known)}.")
-    base = importlib.import_module("trainables.method").AbstractMethod
+    base: type[AbstractMethod] = importlib.import_module("trainables.method").AbstractMethod
     module = importlib.import_module(f"trainables.methods.{name}")
     found = [
         cls

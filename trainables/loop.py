@@ -72,8 +72,8 @@ class Training:
     def advance(self, until: int) -> dict[str, float]:
         """Trains up to iteration `until`; returns the mean of every loss term on the way.
 
-        Raises NotFiniteError when a loss was NaN or infinite. The check costs one host synchronisation
-        per call, not one per step: terms are summed on the device.
+        Raises NotFiniteError when a loss was NaN or infinite, or the last step left such a weight. The check
+        costs two host synchronisations a call, none a step: terms are summed on the device.
         """
         self.net.train()
         self.state.train()
@@ -83,10 +83,11 @@ class Training:
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
             self.iteration += 1
         means = {name: float(total) / (until - start) for name, total in sums.items()}
-        if not all(math.isfinite(value) for value in means.values()):
+        weights_finite = bool(torch.stack([p.isfinite().all() for p in self._parameters()]).all())
+        if not (weights_finite and all(math.isfinite(value) for value in means.values())):
             broken = ", ".join(f"{name} = {value}" for name, value in means.items())
             raise NotFiniteError(
-                f"The loss is not finite between iterations {start} and {until}: {broken}."
+                f"The loss or a weight is not finite between iterations {start} and {until}: {broken}."
             )
         return means
 

@@ -64,7 +64,9 @@ def samples(
         _fill(prediction, predictions[row])
         _outline(prediction, predictions[row], len(class_names))
         _errors(errors, masks[row], predictions[row])
-        axes[row, 0].set_ylabel(textwrap.fill(titles[row], 30), fontsize=8)
+        axes[row, 0].set_ylabel(
+            "\n".join(textwrap.fill(line, 30) for line in titles[row].splitlines()), fontsize=8
+        )
     for column, name in zip(axes[0], _COLUMNS, strict=True):
         column.set_title(name, fontsize=10)
     inches = figure.get_figheight()

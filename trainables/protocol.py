@@ -13,7 +13,7 @@ WSL = "methods.md 1.4: En and Guo 2022; WSL4MIS a594da8"
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """The WSL protocol of the point and scribble literature by default; every study states what it changes."""
+    """The WSL protocol of the point and scribble literature by default; a study states what it changes."""
 
     optimiser: str = hp("sgd", Choice(("sgd", "adam")), source=WSL, search=False)
     learning_rate: float = hp(0.01, Float(1e-5, 0.1, log=True), source=WSL, unit="1/step")

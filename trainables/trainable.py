@@ -35,13 +35,16 @@ SAMPLES = "samples.png"
 
 
 class StudyTrainable(tune.Trainable):
-    """Config: trial (dict), key, folder, cache, metric, threads. One step = train to the next report point."""
+    """Config: trial (dict), key, folder, cache, metric, threads, gpus. A step trains to the next report."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # nothing of the trial before stays on the GPU
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
@@ -50,9 +53,6 @@ class StudyTrainable(tune.Trainable):
         self.seconds = 0.0
         self.curve: list[dict[str, float]] = []
         self.last: dict[str, Any] | None = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # nothing of the trial before stays on the GPU
         torch.set_num_threads(config["threads"])
 
     def step(self) -> dict[str, Any]:
@@ -126,7 +126,10 @@ class StudyTrainable(tune.Trainable):
         assert self.training is not None
         target = self._folder() / CHECKPOINT
         temporary = target.with_name(f"{CHECKPOINT}.{os.getpid()}")
-        torch.save({"training": self.training.state_dict(), "result": result}, temporary)
+        with temporary.open("wb") as file:
+            torch.save({"training": self.training.state_dict(), "result": result}, file)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name without its content
         temporary.replace(target)
 
     def _test(self, training: Training) -> list[dict[str, Any]]:

@@ -89,15 +89,15 @@ class Trial:
     def key(self) -> str:
         """Twenty hex digits: equal exactly when the outcome must be equal."""
         identity = {**self.to_dict(), "data": self.data.fingerprint, "numerics": NUMERICS}
+        identity["annotation"] = _with_defaults(Annotation, dataclasses.asdict(self.annotation))
+        identity["protocol"] = _with_defaults(Protocol, dataclasses.asdict(self.protocol))
         identity["settings"] = _with_defaults(discovery.load(self.method), self.settings)
-        identity["network_settings"] = _with_defaults(
-            networks.config_of(self.network), self.network_settings
-        )
+        identity["network_settings"] = _with_defaults(networks.config_of(self.network), self.network_settings)
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(canonical.encode(), digest_size=10).hexdigest()
 
 
-def _with_defaults(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _with_defaults(cls: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """All settings spelled out and numbers in one form, so that naming a default changes no key."""
     values = dataclasses.asdict(cls(**settings))
     floats = {f.name for f in dataclasses.fields(cls) if isinstance(f.default, float)}

@@ -9,7 +9,7 @@ BUDGETS = (1, 2, 5, 10, 20, 50)
 
 
 def define() -> Study:
-    """Fourteen arms on ultrasound phantoms; the pixel sets are nested, so the curve compares like with like."""
+    """Fourteen arms on ultrasound phantoms; the pixel sets are nested, so that like is compared with like."""
     with_statistic = {k: arms.statistic(f"statistic + {arms.pixels(k)}", k) for k in BUDGETS}
     without = {k: arms.pixels_only(k) for k in BUDGETS}
     none, full = arms.statistic("statistic only", 0), arms.full()

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+ORDERS = "toy.json"
+
 
 class ToyTrainable(tune.Trainable):
     """Speaks the protocol of `trainables.trainable.StudyTrainable`: payload, own checkpoint, own folder.
 
-    The environment variables TOY_SLEEP (seconds a report) and TOY_BAD ("diverged", "failed": what happens above
-    statistic_weight 10) steer it, because a study's definition must not.
+    The file `toy.json` in the home folder steers it, because a study's definition must not. Its keys, all
+    optional: "sleep" (seconds a report), "end" ({"arm/phase/number": state in which its second step ends}),
+    "kill" ({"arm/phase/number": how often its process kills itself in the middle of its third step}).
+
+    The file `trace` of a trial's folder tells what happened: "begin n" before and "step n" after the n-th
+    report interval was trained, each with the process that did it.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -27,44 +35,63 @@ class ToyTrainable(tune.Trainable):
 
     def begin(self, config: dict[str, Any]) -> None:
         self.config = config
+        self.job = "/".join(map(str, config["job"]))
         self.folder = Path(config["folder"])
         self.folder.mkdir(parents=True, exist_ok=True)
+        orders = Path(config["cache"]).parent / ORDERS
+        self.orders: dict[str, Any] = json.loads(orders.read_text()) if orders.exists() else {}
         self.checkpoint = self.folder / "toy.json"
-        saved = json.loads(self.checkpoint.read_text()) if self.checkpoint.exists() else {"curve": [], "state": "running"}
+        fresh = {"curve": [], "state": "running"}
+        saved = json.loads(self.checkpoint.read_text()) if self.checkpoint.exists() else fresh
         self.curve: list[dict[str, float]] = saved["curve"]
         self.state = saved["state"]
-        self.trace("start")
+        self.trace("start", len(self.curve))
 
-    def trace(self, word: str) -> None:
+    def trace(self, word: str, number: int) -> None:
         with (self.folder / "trace").open("a") as handle:
-            handle.write(f"{word} {len(self.curve)} {os.getpid()}\n")
+            handle.write(f"{word} {number} {os.getpid()}\n")
 
     def step(self) -> dict[str, Any]:
-        trial = self.config["trial"]
-        points = _points(trial["protocol"])
-        settings = {"statistic_weight": 1.0, **trial["settings"]}
-        if self.state == "running":
-            time.sleep(float(os.environ.get("TOY_SLEEP", "0")))
-            if os.environ.get("TOY_BAD") and settings["statistic_weight"] > 10:
-                return self.result(os.environ["TOY_BAD"], reason="it was told to")
-            iteration = points[len(self.curve)]
-            value = toy_value(settings["statistic_weight"], trial["protocol"]["learning_rate"], iteration / points[-1])
-            value += 0.001 * (trial["seed"] % 7)
-            self.curve.append(
-                {"iteration": iteration, "seconds": 0.01 * len(self.curve), self.config["metric"]: value, "loss_total": 1.0}
-            )
-            self.state = "finished" if iteration == points[-1] else "running"
-            temporary = self.checkpoint.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps({"curve": self.curve, "state": self.state}))
-            temporary.replace(self.checkpoint)
-            self.trace("step")
+        if self.state != "running":
+            return self.result(self.state)
+        number = len(self.curve) + 1
+        if number == 2 and self.job in self.orders.get("end", {}):
+            return self.result(self.orders["end"][self.job], "it was told to", "Traceback: told to")
+        self.trace("begin", number)
+        time.sleep(self.orders.get("sleep", 0.0))
+        if number == 3:
+            self.perhaps_die()
+        self.learn()
+        self.trace("step", number)
         return self.result(self.state)
 
-    def result(self, state: str, reason: str = "") -> dict[str, Any]:
-        cases = _cases(self.curve[-1][self.config["metric"]]) if state == "finished" and self.config["trial"]["test"] else []
+    def perhaps_die(self) -> None:
+        deaths = (self.folder / "trace").read_text().count("dies")
+        if deaths < self.orders.get("kill", {}).get(self.job, 0):
+            self.trace("dies", 3)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def learn(self) -> None:
+        """One report interval, and the checkpoint after it."""
+        trial, metric = self.config["trial"], self.config["metric"]
+        points = _points(trial["protocol"])
+        iteration = points[len(self.curve)]
+        weight = trial["settings"].get("statistic_weight", 1.0)
+        value = toy_value(weight, trial["protocol"]["learning_rate"], iteration / points[-1])
+        value += 0.001 * (trial["seed"] % 7)
+        seconds = 0.01 * len(self.curve)
+        self.curve.append({"iteration": iteration, "seconds": seconds, metric: value, "loss_total": 1.0})
+        self.state = "finished" if iteration == points[-1] else "running"
+        temporary = self.checkpoint.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps({"curve": self.curve, "state": self.state}))
+        temporary.replace(self.checkpoint)
+
+    def result(self, state: str, reason: str = "", trace: str = "") -> dict[str, Any]:
+        tested = state == "finished" and self.config["trial"]["test"]
+        cases = _cases(self.curve[-1][self.config["metric"]]) if tested else []
         payload = {
             "key": self.config["key"], "state": state, "seconds": 0.01 * len(self.curve), "curve": self.curve,
-            "cases": cases, "host": "toy", "reason": reason, "trace": "",
+            "cases": cases, "host": "toy", "reason": reason, "trace": trace,
         }  # fmt: skip
         return {"payload": json.dumps(payload), "done": state != "running"}
 
@@ -77,8 +104,6 @@ class ToyTrainable(tune.Trainable):
 
 def toy_value(weight: float, rate: float, progress: float) -> float:
     """Best at weight 3, rate 0.003; grows with training."""
-    import math
-
     distance = math.log10(weight / 3) ** 2 + math.log10(rate / 0.003) ** 2
     return progress * math.exp(-distance)
 
@@ -92,9 +117,10 @@ def _points(protocol: dict[str, Any]) -> list[int]:
 def _cases(value: float) -> list[dict[str, Any]]:
     return [
         {
-            "case_id": f"case{i:02d}", "volume_id": f"case{i:02d}", "class_id": 1, "dice": value * (1 - i / 100),
-            "iou": value / 2, "hd95": 3.0, "hd95_max": 3.0, "distance_unit": "px", "area_error": 0.1,
-            "relative_area_error": 0.1, "size_error": 1.0, "missed": False, "false_alarm": False, "both_empty": False,
+            "case_id": f"case{i:02d}", "volume_id": f"case{i:02d}", "class_id": 1,
+            "dice": value * (1 - i / 100), "iou": value / 2, "hd95": 3.0, "hd95_max": 3.0, "distance_unit": "px", "area_error": 0.1,
+            "relative_area_error": 0.1, "size_error": 1.0, "missed": False,
+            "false_alarm": False, "both_empty": False,
         }
         for i in range(8)
     ]  # fmt: skip

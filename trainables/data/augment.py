@@ -8,6 +8,7 @@ doctor wrote down stays right by construction. Batches are then augmented where 
 from __future__ import annotations
 
 import os
+from typing import TypeAlias
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for updates at import
 
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-Transform = A.BasicTransform | A.Compose
+Transform: TypeAlias = A.BasicTransform | A.Compose
 
 _FLIPS = ("e", "h", "v", "r180")
 _TURNS = ("r90", "r270", "t", "hvt")

@@ -146,16 +146,16 @@ def _patient(g: np.random.Generator) -> _Patient:
         angle=0.5,
         level=0.2,
         half_height=0.62,
-        hu=105.0,
+        hu=92.0,
         wave=0.09,
     )
     spleen = _organ(
-        g, place=(0.53, 0.765), radius=0.085, aspect=1.7, angle=-0.35, level=0.2, half_height=0.42, hu=118.0
+        g, place=(0.53, 0.765), radius=0.1, aspect=1.7, angle=-0.35, level=0.2, half_height=0.42, hu=140.0
     )
     kidneys = [
         _organ(
-            g, place=(0.635, column), radius=0.063, aspect=1.35, angle=tilt, level=level, half_height=0.45,
-            hu=145.0 + 50.0 * enhancement, drift=drift,
+            g, place=(0.635, column), radius=0.073, aspect=1.35, angle=tilt, level=level, half_height=0.45,
+            hu=180.0 + 40.0 * enhancement, drift=drift,
         )
         for column, tilt, level, drift in ((0.335, 0.5, 0.72, -0.03), (0.665, -0.5, 0.66, 0.03))
     ]  # fmt: skip
@@ -165,7 +165,7 @@ def _patient(g: np.random.Generator) -> _Patient:
         organs=((1, liver), (2, spleen), *((3, kidney) for kidney in kidneys)),
         bowel=_bowel(g),
         field_mm=float(g.uniform(340.0, 410.0)),
-        vessel_hu=float(130.0 + 60.0 * enhancement),
+        vessel_hu=float(150.0 + 60.0 * enhancement),
     )
 
 

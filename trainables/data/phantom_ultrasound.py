@@ -1,7 +1,7 @@
 """An ultrasound-like phantom: layered tissue, speckle, shadows, one lesion or none, and its look-alikes.
 
 Everything is composed in decibels of echo amplitude. The lesion (target) is hypo-echoic, elongated, mixed
-inside, with a wavy and ill-defined border. Look-alikes of similar area share one of its properties each:
+inside, with a wavy border inside a bright halo. Look-alikes of similar area share one of its properties each:
 cysts and shadows are dark, fat lobules are as grey but smooth and capsuled, nodules are as large but bright.
 
 Calibrated with a small U-Net (8-16-32-64 channels, 400 steps of 12 images at 64 x 64) so that the area alone
@@ -32,6 +32,8 @@ LESION_AREA = (0.03, 0.15)
 """Bounds of the lesion's fraction of the image."""
 DYNAMIC_RANGE_DB = 55.0
 NOISE_FLOOR_DB = -56.0
+
+_LOBULE, _CYST, _NODULE, _CALCIFICATION = range(4)
 
 
 @dataclass(slots=True)
@@ -118,8 +120,10 @@ def _paint_lesion(
 ) -> None:
     inner_dB_HW = geometry.uniform(-32.0, -28.0) + 3.5 * smooth_noise(texture, size, (0.02, 0.025))
     loss_dB = geometry.uniform(15.0, 45.0) if geometry.uniform() < 0.5 else geometry.uniform(-8.0, 8.0)
-    scene.outline(elevation_HW + 0.02, 0.025, geometry.uniform(1.0, 4.0))
-    inside_HW = soft_step(elevation_HW, 0.025)
+    # The echogenic halo is measured as part of the lesion, though its grey values are those of tissue.
+    halo = shape.radius * geometry.uniform(0.08, 0.18)
+    scene.outline(elevation_HW - 0.5 * halo, 0.5 * halo, geometry.uniform(5.0, 8.0))
+    inside_HW = soft_step(elevation_HW - halo, 0.02)
     scene.paint(inside_HW, inner_dB_HW, loss_dB)
     # Lesions are mixed: a part is as black as a cyst, another as bright as fibrous tissue. Both stay inside.
     black = (geometry.uniform(0.35, 0.65), geometry.uniform(-52.0, -42.0))
@@ -144,12 +148,11 @@ def _look_alikes(
     extra: int,
 ) -> None:
     """Adds structures that are not the target where there is room; `taken` grows."""
-    painters = (_fat_lobule, _cyst, _bright_nodule, _calcification)
-    order = [0, 1, *geometry.choice(4, size=2 + extra, p=(0.2, 0.2, 0.35, 0.25))]
+    order = [_LOBULE, _CYST, *geometry.choice(4, size=2 + extra, p=(0.2, 0.2, 0.35, 0.25))]
     for kind in order:
         area = 0.015 * (0.09 / 0.015) ** geometry.uniform()
-        radius = (area / np.pi) ** 0.5 if kind < 3 else geometry.uniform(0.015, 0.035)
-        if kind == 1:
+        radius = (area / np.pi) ** 0.5 if kind != _CALCIFICATION else geometry.uniform(0.015, 0.035)
+        if kind == _CYST:
             radius *= 0.75
         aspect = geometry.uniform(1.1, 1.7)
         reach = radius * aspect**0.5
@@ -160,7 +163,7 @@ def _look_alikes(
         angle = np.pi / 2.0 + geometry.uniform(-0.5, 0.5)
         blob = Blob(row=place[0], column=place[1], radius=radius, aspect=aspect, angle=angle, waves=waves)
         taken.append(blob)
-        painters[kind](scene, geometry, texture, blob.elevation(scene.y_HW, scene.x_HW), size)
+        _PAINTERS[kind](scene, geometry, texture, blob.elevation(scene.y_HW, scene.x_HW), size)
 
 
 def _fat_lobule(
@@ -192,6 +195,9 @@ def _calcification(
 ) -> None:
     """A small, very bright reflector that stops the beam: the shadow below it is a look-alike of its own."""
     scene.paint(soft_step(e_HW, 0.015), 4.0, geometry.uniform(500.0, 900.0))
+
+
+_PAINTERS = {_LOBULE: _fat_lobule, _CYST: _cyst, _NODULE: _bright_nodule, _CALCIFICATION: _calcification}
 
 
 def _b_mode(

@@ -24,7 +24,9 @@ def names() -> list[str]:
 def config_of(name: str) -> type[Any]:
     """The settings class of a network. Raises UserError for an unknown name."""
     if name not in names():
-        raise UserError(f"There is no network {name!r}.{nearest(name, names())} Networks: {', '.join(names())}.")
+        raise UserError(
+            f"There is no network {name!r}.{nearest(name, names())} Networks: {', '.join(names())}."
+        )
     config: type[Any] = importlib.import_module(f"trainables.networks.{name}").Config
     return config
 

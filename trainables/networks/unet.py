@@ -2,7 +2,7 @@
 
 Source: Ronneberger et al. 2015 for the shape; channel counts, dropout rates, LeakyReLU and batch
 normalisation as in HiLab-git/WSL4MIS at a594da8 (read for the facts).
-Departure: any height and width; the image is padded to a multiple of the coarsest stride and the result cropped.
+Departure: any height and width; the image is padded to a multiple of the coarsest stride, the result cropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5, 0.5)
 class Config:
     """Settings of the network `unet`."""
 
-    width: int = hp(16, Int(2, 128), source="WSL4MIS a594da8", unit="channels at full resolution", search=False)
+    width: int = hp(
+        16, Int(2, 128), source="WSL4MIS a594da8", unit="channels at full resolution", search=False
+    )
     levels: int = hp(5, Int(2, 6), source="WSL4MIS a594da8", unit="resolutions", search=False)
 
     def build(self, num_classes: int, *, image_channels: int = 1) -> Network:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-import albumentations as A
+import albumentations as A  # noqa: N812  the library's own convention
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from trainables.data import augment
 from trainables.statistics import STATISTICS, summary_statistics
 
-BY_HAND = (  # in the order of `augment.symmetries`
+BY_HAND: tuple[Callable[[np.ndarray], np.ndarray], ...] = (  # in the order of `augment.symmetries`
     lambda a: a,
     lambda a: a[:, ::-1],
     lambda a: a[::-1],

@@ -15,6 +15,7 @@ from trainables.metrics import (
     dice_per_volume,
     mean_dice,
     mean_hd95,
+    mean_score,
     missed_rate,
     score_volumes,
 )
@@ -267,6 +268,20 @@ def test_means_take_classes_equally_and_count_the_undefined() -> None:
     mean, undefined = mean_hd95([case(1, 1.0, math.nan)])
     assert math.isnan(mean)
     assert undefined == 1
+
+
+@pytest.mark.parametrize("metric", ["dice", "iou", "hd95", "area_error", "size_error"])
+def test_mean_score_is_over_volumes_then_over_classes(metric: str) -> None:
+    template = _score(_on_slices({0}, 1), _on_slices({0}, 1))[0]
+
+    def mean(*values: tuple[int, float]) -> float:
+        scores = [dataclasses.replace(template, class_id=k, **{metric: value}) for k, value in values]
+        return mean_score(scores, metric)
+
+    assert mean((1, 1.0), (1, 0.5), (2, 0.1)) == pytest.approx((0.75 + 0.1) / 2)
+    assert mean((1, 1.0), (1, math.nan), (2, 0.5)) == pytest.approx(0.75)
+    assert mean((1, 0.25), (2, math.nan)) == 0.25
+    assert math.isnan(mean((1, math.nan), (2, math.nan)))
 
 
 def test_missed_rate_without_any_truth_is_undefined() -> None:

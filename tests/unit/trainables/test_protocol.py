@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -39,11 +40,11 @@ def test_report_points(iterations: int, reports: int) -> None:
     points = Protocol(iterations=iterations, reports=reports).report_points()
     assert points[-1] == iterations
     assert points[0] >= 1
-    assert all(a < b for a, b in zip(points, points[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(points))
     assert len(points) == min(reports, iterations) or reports < iterations
     assert len(points) <= reports
     # evenly: no gap is more than a rounding wider than the mean
-    gaps = [b - a for a, b in zip((0, *points), points, strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise((0, *points))]
     assert max(gaps) <= iterations / reports + 1
 
 

@@ -1,0 +1,135 @@
+"""A study whose trials do nothing, run by our engine and by stock Ray Tune: what is left is overhead."""
+
+from __future__ import annotations
+
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from search_spaces import Float
+from study import engine, storage
+from study.board import Board
+from study.engine import Machine
+from study.results import Ledger
+from study.service import Listeners
+from study.spec import Arm, Replicates, Search, Study, space
+from study.tracking import Tracker
+from trainables.annotations import Annotation
+from trainables.protocol import Protocol
+from trainables.trial import DataSource
+
+
+class NoOp(tune.Trainable):
+    """Reports one value and ends; the same for both engines."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        curve = [{"iteration": 1, "seconds": 0.0, "dice": 0.5, "loss_total": 1.0}]
+        payload = {
+            "key": "", "state": "finished", "seconds": 0.0, "curve": curve, "cases": [], "host": "",
+            "reason": "", "trace": "",
+        }  # fmt: skip
+        return {"payload": json.dumps(payload), "dice": 0.5, "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to save."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load."""
+
+
+def study(trials: int) -> Study:
+    """Two arms of `trials` / 2 each, TPE as in stock OptunaSearch, one report a trial."""
+    arms = tuple(
+        Arm(
+            name=name,
+            method="summary_statistics",
+            annotation=Annotation(statistics=("area",)),
+            search=space("summary_statistics", "statistic_weight", learning_rate=Float(1e-4, 1e-2, log=True)),
+        )
+        for name in ("a", "b")
+    )
+    return Study(
+        name="noop",
+        question="How much does a trial cost beside its training?",
+        arms=arms,
+        search=Search(trials=trials // 2, sampler="tpe", lookahead=4, rungs=()),
+        replicates=Replicates(seeds=(1001,)),
+        protocol=Protocol(learning_rate=3e-3, iterations=1, reports=1),
+    )
+
+
+def ours(trials: int) -> tuple[float, int, int]:
+    """Seconds, trials and the driver's peak memory in KiB of a whole run with ledger, Optuna and MLflow."""
+    with tempfile.TemporaryDirectory() as room:
+        folder = Path(room) / "noop"
+        folder.mkdir()
+        definition = study(trials)
+        tracker = Tracker(
+            home=Path(room), study="noop", question="", metric="dice", greater_is_better=True,
+            tracking_uri=f"sqlite:///{room}/mlflow.db", spec_json="{}",
+            dataset={"name": "none", "fingerprint": "0" * 16, "path": "", "num_images": 0, "num_cases": 0},
+        )  # fmt: skip
+        tracker.start([arm.name for arm in definition.arms])
+        board = Board(
+            definition,
+            storage=storage.open_storage(folder, None),
+            ledger=Ledger(folder / "ledger"),
+            data=DataSource(path="none", fingerprint="none"),
+            class_names=("background", "target"),
+            annotation_seconds={arm.name: 0.0 for arm in definition.arms},
+            listener=Listeners(tracker, folder),
+        )
+        machine, slots = engine.connect(Machine())
+        started = time.perf_counter()
+        try:
+            engine.run(board, machine, slots, folder, trainable=NoOp, metric="dice")
+            tracker.close(300.0)
+            seconds = time.perf_counter() - started
+        finally:
+            engine.disconnect()
+        count = sum(len(arm.rows) + len(arm.confirmed) for arm in board.arms.values())
+        return seconds, count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def stock(trials: int) -> tuple[float, int]:
+    """Seconds and trials of Ray Tune with OptunaSearch and its MLflow callback, joined as documented."""
+    import ray
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+    from ray.tune.search.optuna import OptunaSearch
+
+    with tempfile.TemporaryDirectory() as room:
+        engine.connect(Machine())
+        callback = MLflowLoggerCallback(tracking_uri=f"sqlite:///{room}/mlflow.db", experiment_name="noop")
+        started = time.perf_counter()
+        try:
+            tuner = tune.Tuner(
+                tune.with_resources(NoOp, {"cpu": 1}),
+                param_space={
+                    "statistic_weight": tune.loguniform(0.1, 100),
+                    "learning_rate": tune.loguniform(1e-4, 1e-2),
+                },
+                tune_config=tune.TuneConfig(
+                    search_alg=OptunaSearch(metric="dice", mode="max"),
+                    num_samples=trials,
+                    metric="dice",
+                    mode="max",
+                ),
+                run_config=tune.RunConfig(storage_path=room, verbose=0, callbacks=[callback]),
+            )
+            results = tuner.fit()
+            seconds = time.perf_counter() - started
+        finally:
+            ray.shutdown()
+        return seconds, len(results)

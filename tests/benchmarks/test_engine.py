@@ -1,0 +1,48 @@
+"""What a trial costs beside its training: against stock Ray Tune, and from 100 to 2,000 trials.
+
+Each measurement has its own process, because Ray and memory high-water marks stay behind in one.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def measured(function: str, trials: int) -> list[float]:
+    """The numbers that `tests.benchmarks.noop.<function>(trials)` returns in a fresh process."""
+    call = f"print('RESULT', json.dumps(noop.{function}({trials})))"
+    code = f"import json; from tests.benchmarks import noop; {call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert lines, done.stderr[-2000:]
+    numbers: list[float] = json.loads(lines[0].removeprefix("RESULT"))
+    return numbers
+
+
+def test_trials_per_second_against_stock_ray_tune(
+    benchmark: Any, ratio: Callable[[str, float, str], None]
+) -> None:
+    stock_seconds, stock_trials = measured("stock", 40)
+    seconds, trials, _ = benchmark.pedantic(measured, ("ours", 200), rounds=1)
+    ratio("trials per second: ours (200, ledger + Optuna + MLflow)", trials / seconds, "-")
+    ratio(
+        "trials per second: stock Tune + OptunaSearch + MLflow callback (40)",
+        stock_trials / stock_seconds,
+        "-",
+    )
+    ratio("trials per second over stock", (trials / seconds) / (stock_trials / stock_seconds), ">= 30")
+
+
+def test_driver_time_and_memory_stay_flat(benchmark: Any, ratio: Callable[[str, float, str], None]) -> None:
+    few_seconds, few, few_memory = measured("ours", 100)
+    many_seconds, many, many_memory = benchmark.pedantic(measured, ("ours", 2000), rounds=1)
+    ratio("seconds per trial, 2,000 trials over 100", (many_seconds / many) / (few_seconds / few), "flat: 1")
+    ratio("driver's peak memory, 2,000 trials over 100", many_memory / few_memory, "flat: 1")

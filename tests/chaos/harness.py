@@ -1,0 +1,264 @@
+"""Starts the toy study's driver, kills parts of it at seeded moments, and knows what must come of it.
+
+Every process of a driver belongs to the session that its start opened, and only those are ever killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import optuna
+
+from study.home import Home, StudyFolder
+from study.results import TrialRow
+from study.run_format import STATUS
+from study.storage import open_storage
+from tests.ray import driver
+from tests.ray.toy import ORDERS
+
+ROOT = Path(__file__).resolve().parents[2]
+SLOTS = 2
+"""Trials at once: a kill of everything can cost so many report intervals."""
+
+PATIENCE = 150.0
+"""Seconds that one driver may take on a busy machine before it counts as hanging."""
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    name: str
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def processes_of(session: int) -> list[Process]:
+    """The living processes of a session, zombies not among them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (folder / "stat").read_text()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, _, _, its_session = text.rpartition(") ")[2].split()[:4]
+        if int(its_session) == session and state != "Z":
+            found.append(Process(int(folder.name), command.strip()))
+    return found
+
+
+class Driver:
+    """One run of a command over the toy study, in a session of its own."""
+
+    def __init__(self, home: Path, dataset: Path, *arguments: str) -> None:
+        number = len(list(home.glob("driver*.out")))
+        self.output, self.error_output = home / f"driver{number}.out", home / f"driver{number}.err"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            driver.DATASET: str(dataset),
+            "STUDY_HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "100",
+        }
+        with self.output.open("w") as output, self.error_output.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.ray.driver", *arguments],
+                cwd=ROOT, env=environment, stdout=output, stderr=errors, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def session(self) -> int:
+        return self.process.pid
+
+    def family(self) -> list[Process]:
+        return processes_of(self.session)
+
+    def workers(self) -> list[Process]:
+        """Ray's processes that train a trial right now, or could."""
+        return [p for p in self.family() if re.match(r"ray::(Toy|Resource)", p.name)]
+
+    def lasting(self) -> list[Process]:
+        """Without Ray's two agents, which need a minute to see that a killed cluster is gone (Ray 2.60)."""
+        return [p for p in self.family() if p.name not in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")]
+
+    def wait(self, patience: float = PATIENCE) -> int:
+        return self.process.wait(patience)
+
+    def finish(self) -> None:
+        """Kills what is left; for the end of a test, however it ends."""
+        for process in self.family():
+            process.kill()
+        self.process.wait(10)
+
+    def errors(self) -> str:
+        return self.error_output.read_text()
+
+
+def wait_for(condition: Any, patience: float, what: str) -> None:
+    """Polls until the condition holds. Raises TimeoutError."""
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} did not happen within {patience:g} s")
+        time.sleep(0.02)
+
+
+def trace_lines(folder: StudyFolder) -> int:
+    """How many lines all trials have left so far: the study's pulse."""
+    traces = (folder.path / "trials").glob("*/trace")
+    return sum(path.read_bytes().count(b"\n") for path in traces)
+
+
+@dataclass
+class Chaos:
+    """A study that is killed `kills` times and started again until it ends."""
+
+    home: Path
+    dataset: Path
+    arguments: tuple[str, ...] = ("run", driver.NAME)
+
+    def __post_init__(self) -> None:
+        self.folder = Home(self.home).study(driver.NAME)
+        self.kills: Counter[str] = Counter()
+        self.starts = 0
+
+    def run(self, plan: list[str], seed: int, *, sleep: float) -> None:
+        """Carries out the plan's kills ("worker", "driver", "all") in order, then lets the study end."""
+        (self.home / ORDERS).write_text(json.dumps({"sleep": sleep}))
+        rng = np.random.default_rng(seed)
+        waiting = list(plan)
+        while True:
+            one = Driver(self.home, self.dataset, *self.arguments)
+            self.starts += 1
+            try:
+                self._disturb(one, waiting, rng)
+                code = one.wait()
+                wait_for(lambda one=one: not one.lasting(), 30, "the end of Ray's processes")
+            finally:
+                one.finish()
+            if code >= 0:
+                break
+        assert code == 0, one.errors()
+        assert not waiting, f"the study ended before {waiting}; give it more trials or sleep"
+
+    def _disturb(self, one: Driver, waiting: list[str], rng: np.random.Generator) -> None:
+        """Kills, each after a random number of new trace lines, until the driver is dead or none is left."""
+        while waiting and one.process.poll() is None:
+            goal = trace_lines(self.folder) + int(rng.integers(2, 14))
+            ended = lambda goal=goal: one.process.poll() is not None or trace_lines(self.folder) >= goal  # noqa: E731
+            wait_for(ended, PATIENCE, "progress")
+            time.sleep(float(rng.uniform(0, 0.1)))
+            if one.process.poll() is None:
+                self._kill(one, waiting[0], rng)
+                self.kills[waiting.pop(0)] += 1
+
+    def _kill(self, one: Driver, what: str, rng: np.random.Generator) -> None:
+        if what == "worker":
+            wait_for(one.workers, 60, "a worker")
+            workers = one.workers()
+            if workers:
+                workers[int(rng.integers(len(workers)))].kill()
+        elif what == "driver":
+            one.process.kill()
+        else:
+            for process in one.family():
+                process.kill()
+
+    def check(self, undisturbed: list[tuple[Any, ...]]) -> None:
+        """Everything that a killed study promises. Raises AssertionError."""
+        rows = self.folder.ledger.trials()
+        assert essence(rows) == undisturbed
+        assert_ended_once(self.folder)
+        assert_few_repeats(self.folder, self.kills)
+        assert_optuna_agrees(self.folder, rows)
+        assert_mlflow_agrees(self.home, rows)
+
+
+def essence(rows: list[TrialRow]) -> list[tuple[Any, ...]]:
+    """What must not depend on kills."""
+    return sorted((r.arm, r.phase, r.number, r.key, r.state, r.value, r.iterations) for r in rows)
+
+
+def assert_ended_once(folder: StudyFolder) -> None:
+    """The ledger was never told twice how a trial ended."""
+    columns = ["arm", "phase", "number", "key", "state"]
+    written = Counter(
+        tuple(row[c] for c in columns[:-1])
+        for row in folder.ledger._trials.read(columns).to_pylist()
+        if row["state"] != "running"
+    )
+    assert set(written.values()) == {1}
+    assert len(written) == len(folder.ledger.trials())
+
+
+def assert_few_repeats(folder: StudyFolder, kills: Counter[str]) -> None:
+    """A kill costs each trial that was running at most the report interval it was in."""
+    allowed = kills["worker"] + SLOTS * (kills["driver"] + kills["all"])
+    repeated = 0
+    for path in (folder.path / "trials").glob("*/trace"):
+        words = Counter(tuple(line.split()[:2]) for line in path.read_text().splitlines())
+        steps = {key: count for key, count in words.items() if key[0] == "step"}
+        assert set(steps.values()) <= {1}, f"{path}: an interval that had been saved was trained again"
+        repeated += sum(count - 1 for (word, _), count in words.items() if word == "begin")
+    assert repeated <= allowed
+
+
+def assert_optuna_agrees(folder: StudyFolder, rows: list[TrialRow]) -> None:
+    """Numbers, states and values."""
+    states = {"finished": "COMPLETE", "diverged": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    expected = {
+        (r.arm, r.number): (states[r.state], r.value if r.state == "finished" else None)
+        for r in rows
+        if r.phase == "search"
+    }
+    storage = open_storage(folder.path, None)
+    told = {}
+    for study in optuna.get_all_study_names(storage):
+        for trial in optuna.load_study(study_name=study, storage=storage).get_trials():
+            value = trial.value if trial.user_attrs.get("state") == "finished" else None
+            told[study.partition("/")[2], trial.number] = (trial.state.name, value)
+    assert told == expected
+
+
+def assert_mlflow_agrees(home: Path, rows: list[TrialRow]) -> None:
+    """One run a trial with the ledger's status and curve, each point once; nothing is RUNNING."""
+    client: Any = mlflow.MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(driver.NAME).experiment_id
+    runs = client.search_runs([experiment], max_results=10_000)
+    assert {run.info.status for run in runs if run.data.tags["study.kind"] == "arm"} == {"FINISHED"}
+    trials = {}
+    for run in runs:
+        tags = run.data.tags
+        if tags["study.kind"] == "trial":
+            identity = (tags["study.arm"], tags["study.phase"], int(tags["study.trial_number"]))
+            assert identity not in trials, "one trial, two runs"
+            trials[identity] = run
+    expected = {(r.arm, r.phase, r.number): STATUS[r.state] for r in rows}
+    assert {identity: run.info.status for identity, run in trials.items()} == expected
+    for row in rows:
+        run_id = trials[row.arm, row.phase, row.number].info.run_id
+        steps = [point.step for point in client.get_metric_history(run_id, "dice")]
+        assert sorted(steps) == [int(point["iteration"]) for point in row.curve]
+
+
+def repeated_work(folder: StudyFolder) -> int:
+    """Report intervals that were begun more than once, for reports of what kills cost."""
+    traces = [path.read_text() for path in (folder.path / "trials").glob("*/trace")]
+    begun = [Counter(re.findall(r"begin \d+", text)) for text in traces]
+    return sum(count - 1 for one in begun for count in one.values())

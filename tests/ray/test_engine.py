@@ -1,0 +1,289 @@
+"""Studies through Ray whose trials train nothing: lost workers, bad trials, signals, kills, what is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import pytest
+
+from search_spaces import UserError
+from study import engine
+from study.engine import Machine
+from study.home import Home
+from study.results import Ledger, TrialRow
+from study.segments import DiskFullError
+from study.spec import Replicates
+from study.storage import open_storage
+from tests.chaos import harness
+from tests.chaos.harness import Chaos, Driver, essence
+from tests.ray import driver
+from tests.ray.conftest import Runner
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+Start = Callable[..., Driver]
+
+
+@pytest.fixture
+def start(home: Path, dataset: Path) -> Iterator[Start]:
+    """Starts drivers of `home`; none of their processes outlives the test."""
+    started: list[Driver] = []
+
+    def begin(*arguments: str) -> Driver:
+        started.append(Driver(home, dataset, *arguments))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.finish()
+
+
+def tracked(home: Path, kind: str = "trial") -> list[Any]:
+    client: Any = mlflow.MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(driver.NAME)
+    runs = [] if experiment is None else client.search_runs([experiment.experiment_id], max_results=1000)
+    return [run for run in runs if run.data.tags["study.kind"] == kind]
+
+
+def run_of(run: Any) -> str:
+    tags = run.data.tags
+    return f"{tags['study.arm']}/{tags['study.phase']}/{tags['study.trial_number']}"
+
+
+def words(runner: Runner, row: TrialRow) -> list[str]:
+    """What was trained of a trial. Without its set-ups: Tune also sets up an actor that it then does not use."""
+    return [f"{word} {number}" for word, number, _ in runner.trace(row) if word != "start"]
+
+
+# -- many small studies on one Ray ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, schema: Path, dataset: Path, one_ray: None
+) -> tuple[Runner, list[tuple[Any, ...]]]:
+    """A study that nothing happens to, and what every other one must equal."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(schema, home / "mlflow.db")
+    runner = Runner(home, dataset)
+    answer = runner.run(runner.study())
+    assert answer.complete
+    return runner, essence(list(runner.rows().values()))
+
+
+def test_reaches_its_answer_and_stops_bad_trials_early(
+    undisturbed: tuple[Runner, list[tuple[Any, ...]]],
+) -> None:
+    runner, rows = undisturbed
+    assert len(rows) == 2 * (5 + 2)
+    pruned = [row for row in runner.rows().values() if row.state == "pruned"]
+    assert {row.iterations for row in pruned} == {4}  # the rung at 1/3 of 12 iterations
+    assert 2 <= len(pruned) <= 6  # at the rung a third goes on, the first of an arm always
+    assert all(row.reason == "stopped at iteration 4" for row in pruned)
+    assert all(words(runner, row) == ["begin 1", "step 1", "begin 2", "step 2"] for row in pruned)
+    harness.assert_optuna_agrees(Home(runner.home).study(driver.NAME), list(runner.rows().values()))
+    harness.assert_mlflow_agrees(runner.home, list(runner.rows().values()))
+
+
+def test_leaves_no_records_of_tune(undisturbed: tuple[Runner, list[tuple[Any, ...]]]) -> None:
+    runner, _ = undisturbed
+    folder = Home(runner.home).study(driver.NAME).path
+    assert not (folder / "ray").exists()
+    assert (folder / "ray.log").exists()
+
+
+def test_bad_trials_do_not_end_the_study(runner: Runner) -> None:
+    """Diverged: told the worst value. Failed: its trace kept. Both shown, neither tried again."""
+    jobs = {"statistic/search/1": "diverged", "statistic/search/2": "failed"}
+    runner.orders(end=jobs, kill={"full supervision/search/0": 1})
+    answer = runner.run(runner.study())
+    rows = runner.rows()
+    assert answer.complete
+    for job, state in jobs.items():
+        assert (rows[job].state, rows[job].reason) == (state, "it was told to")
+        assert rows[job].details["trace"] == "Traceback: told to"
+        assert words(runner, rows[job]) == ["begin 1", "step 1"]
+    assert rows["statistic/search/1"].value is None
+    assert "statistic_weight" in rows["statistic/search/1"].parameters
+    storage = open_storage(Home(runner.home).study(driver.NAME).path, None)
+    trials = optuna.load_study(study_name="toy/statistic", storage=storage).get_trials()
+    assert (trials[1].state.name, trials[1].value) == ("COMPLETE", 0.0)
+    assert (trials[2].state.name, trials[2].value) == ("FAIL", None)
+    runs = {run_of(run): run for run in tracked(runner.home)}
+    assert runs["statistic/search/1"].data.tags["study.diverged"] == "true"
+    assert runs["statistic/search/2"].info.status == "FAILED"
+    lost = rows["full supervision/search/0"]
+    assert lost.state == "finished"
+    assert words(runner, lost) == [
+        "begin 1", "step 1", "begin 2", "step 2", "begin 3", "dies 3",  # and from there, nothing twice:
+        "begin 3", "step 3", "begin 4", "step 4", "begin 5", "step 5", "begin 6", "step 6",
+    ]  # fmt: skip
+    assert len({process for word, _, process in runner.trace(lost) if word == "begin"}) == 2
+
+
+def test_an_arm_without_replicates_cannot_answer_until_they_succeed(runner: Runner) -> None:
+    """A confirmation that fails leaves the study open; the same command tries it again and only it."""
+    job = "full supervision/confirm/0"
+    runner.orders(end={job: "failed"})
+    study = dataclasses.replace(runner.study(trials=1), replicates=Replicates(seeds=(1001, 1002)))
+    answer = runner.run(study)
+    assert not answer.complete
+    assert "full supervision" in " ".join(answer.problems)
+    first = runner.rows()
+    runner.orders()
+    assert runner.run(study).complete
+    second = runner.rows()
+    assert second[job].state == "finished"
+    assert {k: v for k, v in second.items() if k != job} == {k: v for k, v in first.items() if k != job}
+
+
+def test_a_trial_that_kills_every_worker_is_given_up(runner: Runner) -> None:
+    runner.orders(kill={"full supervision/search/0": 99})
+    answer = runner.run(runner.study(trials=1))
+    row = runner.rows()["full supervision/search/0"]
+    assert row.state == "failed"
+    assert "lost" in row.reason
+    assert words(runner, row).count("dies 3") == 1 + engine.RETRIES
+    assert [arm.replicates for arm in answer.arms] == [2, 0]
+    assert not answer.complete
+
+
+def test_an_error_of_the_board_ends_the_run_and_is_told_as_it_is(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune would take it for the trial's error, try that again, or wrap the sentence in a trace."""
+    append, written = Ledger.append, []
+
+    def full(self: Ledger, trial: TrialRow, cases: Any = ()) -> None:
+        written.append(trial)
+        if len([row for row in written if row.is_final]) == 2:
+            raise DiskFullError("No space is left.")
+        append(self, trial, cases)
+
+    monkeypatch.setattr(Ledger, "append", full)
+    with pytest.raises(DiskFullError, match=r"^No space is left\.$"):
+        runner.run(runner.study(trials=2))
+    monkeypatch.undo()
+    assert "RUNNING" not in {
+        run.info.status for kind in ("arm", "trial") for run in tracked(runner.home, kind)
+    }
+    assert runner.run(runner.study(trials=2)).complete  # space was freed
+
+
+def test_more_than_the_machine_has_is_refused_in_one_sentence(runner: Runner) -> None:
+    with pytest.raises(UserError, match=r"^A trial asks for 1 CPUs and 4 GPUs, .*; lower .*\.$"):
+        runner.run(runner.study(), Machine(gpus_per_trial=4))
+    assert runner.rows() == {}
+
+
+def test_never_joins_a_cluster_that_it_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray start` leaves its address where ray.init() finds it, and then num_cpus is an error."""
+    import ray
+
+    seen: dict[str, Any] = {}
+
+    def refuse(**options: Any) -> None:
+        seen.update(options)
+        raise ConnectionError("no")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UserError, match="no"):
+        engine.connect(Machine())
+    assert seen["address"] == "local"
+
+
+# -- whole commands, each with a Ray of its own -----------------------------------------------------------
+
+
+def test_commands_from_start_to_extension(start: Start, home: Path) -> None:
+    """Runs, answers again without Ray, is extended; only our own lines are shown, nothing is left behind."""
+    first = start("run", driver.NAME, "--trials", "2")
+    assert first.wait() == 0, first.errors()
+    assert first.family() == []
+    shown, table = first.output.read_text().splitlines(), _table(first)
+    assert first.errors() == ""
+    assert shown[:2] == ["Does the engine keep every trial?", "Arms: statistic, full supervision."]
+    assert shown[2].startswith("Results: ")
+    assert [line for line in shown if "ray" in line.lower()] == []
+    before = list(Home(home).study(driver.NAME).ledger.trials())
+
+    started = time.monotonic()
+    again = start("run", driver.NAME)
+    names: set[str] = set()
+    while again.process.poll() is None:
+        names |= {process.name for process in again.family()}
+        time.sleep(0.05)
+    assert again.wait() == 0
+    assert [name for name in names if "ray" in name.replace("tests.ray", "")] == []
+    assert _table(again) == table
+    assert time.monotonic() - started < 30  # 6 s on a quiet machine
+    assert list(Home(home).study(driver.NAME).ledger.trials()) == before
+
+    more = start("extend", driver.NAME, "--trials", "4", "--replicates", "3")
+    assert more.wait() == 0, more.errors()
+    after = Home(home).study(driver.NAME).ledger.trials()
+    searched = [row for row in after if row.phase == "search"]
+    assert len(searched) == 2 * 4
+    assert [row for row in after if row in before and row.phase == "search"] == [
+        row for row in before if row.phase == "search"
+    ]
+    harness.assert_mlflow_agrees(home, after)
+
+
+def _table(one: Driver) -> list[str]:
+    lines = one.output.read_text().splitlines()
+    return lines[lines.index(next(line for line in lines if line.strip() == driver.NAME)) :]
+
+
+def test_ctrl_c_and_a_second_driver(start: Start, home: Path) -> None:
+    (home / "toy.json").write_text(json.dumps({"sleep": 0.3}))
+    folder = Home(home).study(driver.NAME)
+    one = start("run", driver.NAME, "--trials", "2")
+    harness.wait_for(lambda: harness.trace_lines(folder) > 6, 150, "progress")
+    other = start("run", driver.NAME, "--trials", "2")
+    assert other.wait() == 2
+    assert other.errors() == (
+        f"Study 'toy' is being run by process {one.process.pid}; wait for it, stop it, "
+        "or use another --home.\n"
+    )
+    assert one.process.poll() is None
+
+    asked = time.monotonic()
+    one.process.send_signal(signal.SIGINT)
+    assert one.wait() == 1
+    assert time.monotonic() - asked < 30  # 3 s on a quiet machine
+    assert (
+        home / "driver.err"
+    ).read_text() == other.errors()  # the second driver's file replaced the first's
+    harness.wait_for(lambda: not one.family(), 10, "the end of Ray")
+    runs = tracked(home) + tracked(home, "arm")
+    assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}
+    interrupted = [row for row in folder.ledger.trials() if not row.is_final]
+    assert interrupted
+
+    (home / "toy.json").unlink()
+    rest = start("run", driver.NAME, "--trials", "2")
+    assert rest.wait() == 0, rest.errors()
+    rows = folder.ledger.trials()
+    harness.assert_few_repeats(folder, harness.Counter({"driver": 1}))
+    harness.assert_optuna_agrees(folder, rows)
+    harness.assert_mlflow_agrees(home, rows)
+
+
+def test_three_kills_change_nothing(
+    home: Path, dataset: Path, undisturbed: tuple[Runner, list[tuple[Any, ...]]]
+) -> None:
+    """A worker, the driver, then everything at once. The long version is `pytest -m chaos`."""
+    chaos = Chaos(home, dataset)
+    chaos.run(["worker", "driver", "all"], seed=0, sleep=0.05)
+    assert chaos.starts == 3
+    chaos.check(undisturbed[1])

@@ -1,0 +1,58 @@
+"""The shipped studies: found by file name, well formed, and each arm trainable on paper."""
+
+import sys
+import types
+
+import pytest
+
+from search_spaces import UserError
+from study import discovery, studies
+from study.board import rung_iterations
+from study.plan import trial_of
+from study.spec import base_point
+from tests.unit.study.conftest import DATA, a_study
+
+ALL = discovery.names()
+
+
+def test_the_studies_are_the_files():
+    assert {"smoke", "ablation_pixels", "ablation_pixel_budget"} <= set(ALL)
+    assert sorted(ALL) == ALL
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_shipped_study_is_well_formed(name):
+    study = discovery.load(name)
+    assert study.question.endswith(("?", "."))
+    assert len(study.arms) >= 2
+    assert study.num_replicates >= 2
+    assert rung_iterations(study), "no trial would ever be stopped early"
+    assert len({frozenset(pair) for pair in study.compared()}) == len(study.compared())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_arm_may_be_trained_and_differs_from_the_others(name):
+    study = discovery.load(name)
+    keys = set()
+    for arm in study.arms:
+        trial = trial_of(study, arm, base_point(study, arm), DATA, seed=0, fold=0, test=False)
+        trial.check()
+        keys.add(trial.key())
+    assert len(keys) == len(study.arms)
+
+
+def test_an_unknown_study_is_named_with_the_near_one():
+    with pytest.raises(
+        UserError, match=r"There is no study 'smok'. Did you mean 'smoke'\? Studies: ablation"
+    ):
+        discovery.load("smok")
+
+
+def test_a_file_must_define_a_study_of_its_name(monkeypatch, tmp_path):
+    (tmp_path / "other.py").write_text("")
+    monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(tmp_path)])
+    module = types.ModuleType("study.studies.other")
+    module.define = a_study
+    monkeypatch.setitem(sys.modules, "study.studies.other", module)
+    with pytest.raises(TypeError, match=r"other\.py must define a study of its own name, not 'toy'"):
+        discovery.load("other")

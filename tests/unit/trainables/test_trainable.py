@@ -1,0 +1,296 @@
+"""A trial under Ray Tune, driven without a Ray runtime: reports, continuation, failures, reuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.trainables.toy_data import WEAK, protocol, trial_on
+from trainables import pictures
+from trainables.data.dataset import Dataset
+from trainables.loop import Training
+from trainables.method import IGNORE
+from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
+from trainables.trial import Trial
+
+FIELDS = {"key", "state", "seconds", "curve", "cases", "host", "reason", "trace"}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """A trial sets the number of threads of its process, which is the tests' process here."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Place:
+    """Where trials run: the toy data, a folder of trials, the decoded cache."""
+
+    def __init__(self, folder: Path, data_folder: Path, dataset: Dataset) -> None:
+        self.folder, self.data_folder, self.dataset = folder, data_folder, dataset
+
+    def trial(self, **changes: Any) -> Trial:
+        return trial_on(self.dataset, self.data_folder / "toy.parquet", **changes)
+
+    def folder_of(self, trial: Trial) -> Path:
+        return self.folder / trial.key()
+
+    def config(self, trial: Trial, **changes: Any) -> dict[str, Any]:
+        values = {
+            "trial": json.loads(json.dumps(trial.to_dict())),
+            "key": trial.key(),
+            "folder": str(self.folder_of(trial)),
+            "cache": str(self.data_folder / "cache"),
+            "metric": "dice",
+            "threads": 1,
+            "gpus": 0.0,
+        }
+        return {**values, **changes}
+
+    def start(self, trial: Trial, **changes: Any) -> StudyTrainable:
+        return StudyTrainable(self.config(trial, **changes))
+
+
+@pytest.fixture
+def place(tmp_path: Path, toy_folder: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Place:
+    # Without a running Tune, Ray gives every trainable a folder in the home directory.
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
+    return Place(tmp_path, toy_folder, dataset)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What would be drawn, which takes a second."""
+    drawn: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(pictures, "samples", lambda *arguments: drawn.append(arguments))
+    return drawn
+
+
+def report(running: StudyTrainable) -> dict[str, Any]:
+    """The payload of one step, as the driver hears it."""
+    result = running.train()
+    payload: dict[str, Any] = json.loads(result["payload"])
+    assert result["done"] == (payload["state"] != "running")
+    assert payload.keys() == FIELDS
+    return payload
+
+
+def to_its_end(running: StudyTrainable) -> list[dict[str, Any]]:
+    reports = [report(running)]
+    while reports[-1]["state"] == "running":
+        reports.append(report(running))
+    return reports
+
+
+def dice(payload: dict[str, Any]) -> list[float]:
+    return [point["dice"] for point in payload["curve"]]
+
+
+def without_time(payload: dict[str, Any]) -> dict[str, Any]:
+    curve = [{k: v for k, v in point.items() if k != "seconds"} for point in payload["curve"]]
+    return {**payload, "curve": curve, "seconds": 0.0}
+
+
+def test_reports_until_finished(place: Place) -> None:
+    trial = place.trial()
+    reports = to_its_end(place.start(trial))
+    assert [r["state"] for r in reports] == ["running", "running", "finished"]
+    assert [[p["iteration"] for p in r["curve"]] for r in reports] == [[2], [2, 4], [2, 4, 6]]
+    assert {r["key"] for r in reports} == {trial.key()}
+    last = reports[-1]
+    assert last["curve"][0].keys() == {
+        "iteration", "seconds", "dice", "loss_total", "loss_cross_entropy", "loss_dice",
+    }  # fmt: skip
+    seconds = [p["seconds"] for p in last["curve"]]
+    assert 0 < seconds[0] < seconds[1] < seconds[2] == last["seconds"]
+    assert last["cases"] == []
+    assert (last["reason"], last["trace"]) == ("", "")
+    assert not (place.folder_of(trial) / SAMPLES).exists()
+
+
+def test_reports_what_the_loop_gives(place: Place) -> None:
+    trial = place.trial()
+    last = to_its_end(place.start(trial, metric="iou"))[-1]
+    training = Training(trial, place.dataset, torch.device("cpu"))
+    for point in last["curve"]:
+        terms = training.advance(point["iteration"])
+        assert point["loss_total"] == terms["total"]
+        assert point["iou"] == training.validate("iou")
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("stops", [(1,), (2,), (1, 1)])
+def test_another_process_continues(place: Place, stops: tuple[int, ...], tmp_path: Path) -> None:
+    trial = place.trial(test=True)
+    elsewhere = Place(tmp_path / "elsewhere", place.data_folder, place.dataset)
+    expected = to_its_end(elsewhere.start(trial))[-1]
+    for steps in stops:
+        interrupted = place.start(trial)
+        for _ in range(steps):
+            assert report(interrupted)["state"] == "running"
+        torch.manual_seed(1)  # another process has another past
+    reports = to_its_end(place.start(trial))
+    assert len(reports) == 3 - sum(stops)
+    assert without_time(reports[-1]) == without_time(expected)
+    seconds = [point["seconds"] for point in reports[-1]["curve"]]
+    assert seconds == sorted(seconds)  # they add up over the processes
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_ended_before_the_driver_heard_is_not_trained_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = place.trial(test=True)
+    last = to_its_end(place.start(trial))[-1]
+
+    def never(*_: object) -> None:
+        raise AssertionError("it is trained already")
+
+    monkeypatch.setattr(Training, "advance", never)
+    monkeypatch.setattr(Training, "predict", never)
+    again = place.start(trial)
+    assert report(again) == last
+    assert report(again) == last  # and a second call of Tune changes nothing
+
+
+def test_a_kill_while_saving_leaves_the_old_checkpoint(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = place.trial()
+    running = place.start(trial)
+    report(running)
+    checkpoint = place.folder_of(trial) / CHECKPOINT
+    before = checkpoint.read_bytes()
+
+    def half(saved: object, file: BinaryIO) -> None:
+        file.write(b"half a checkpoint")
+        raise KeyboardInterrupt  # nothing inside may catch what ends a process
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half)
+        with pytest.raises(KeyboardInterrupt):
+            running.step()
+    assert checkpoint.read_bytes() == before
+    reports = to_its_end(place.start(trial))
+    assert len(reports) == 2
+    assert reports[-1]["state"] == "finished"
+
+
+def test_a_checkpoint_is_replaced_not_overwritten(place: Place) -> None:
+    """Whoever has the old file open reads the old file, and nothing else is left in the folder."""
+    trial = place.trial()
+    running = place.start(trial)
+    report(running)
+    checkpoint = place.folder_of(trial) / CHECKPOINT
+    content = checkpoint.read_bytes()
+    with checkpoint.open("rb") as old:
+        report(running)
+        assert old.read() == content != checkpoint.read_bytes()
+    assert list(place.folder_of(trial).iterdir()) == [checkpoint]
+
+
+def test_divergence_is_a_result(place: Place) -> None:
+    running = place.start(place.trial(protocol=protocol(learning_rate=1e30)))
+    last = to_its_end(running)[-1]
+    assert last["state"] == "diverged"
+    assert "The loss or a weight is not finite between iterations" in last["reason"]
+    assert last["trace"] == ""
+    assert report(running) == last
+
+
+def test_a_bug_is_a_result_with_its_trace(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = place.start(place.trial())
+    first = report(running)
+
+    def broken(*_: object) -> float:
+        raise ZeroDivisionError("a bug in the metric")
+
+    monkeypatch.setattr(Training, "validate", broken)
+    last = report(running)
+    assert last["state"] == "failed"
+    assert last["reason"] == "ZeroDivisionError: a bug in the metric"
+    assert "in broken" in last["trace"]
+    assert last["curve"] == first["curve"]
+    assert report(running) == last
+
+
+def test_another_data_set_under_the_same_path(place: Place) -> None:
+    trial = place.trial()
+    stale = dataclasses.replace(trial, data=dataclasses.replace(trial.data, fingerprint="older"))
+    last = report(place.start(stale))
+    assert last["state"] == "failed"
+    assert "toy.parquet changed while the study ran: its fingerprint differs" in last["reason"]
+    assert last["curve"] == []
+
+
+def test_reuse_forgets_the_trial_before(place: Place) -> None:
+    one, other = place.trial(), place.trial(seed=1, method="partial_cross_entropy", annotation=WEAK)
+    diverging = place.trial(protocol=protocol(learning_rate=1e30))
+    expected = without_time(to_its_end(place.start(other))[-1])
+    (place.folder_of(other) / CHECKPOINT).unlink()
+
+    reused = place.start(one)
+    report(reused)
+    before = weakref.ref(reused.training)
+    assert reused.reset(place.config(diverging))
+    assert before() is None  # its memory is free for the next
+    assert to_its_end(reused)[-1]["state"] == "diverged"
+    assert reused.reset(place.config(other))
+    reports = to_its_end(reused)
+    assert len(reports) == 3
+    assert without_time(reports[-1]) == expected
+    assert reports[0]["seconds"] == reports[0]["curve"][0]["seconds"]
+
+
+def test_reuse_sets_the_threads(place: Place) -> None:
+    running = place.start(place.trial(), threads=2)
+    assert torch.get_num_threads() == 2
+    running.reset(place.config(place.trial(seed=1)))
+    assert torch.get_num_threads() == 1
+
+
+def test_the_test_split_is_scored_at_the_end(place: Place) -> None:
+    trial = place.trial(test=True)
+    reports = to_its_end(place.start(trial))
+    assert [len(r["cases"]) for r in reports[:-1]] == [0, 0]
+    cases = reports[-1]["cases"]
+    rows = place.dataset.folds[0].test
+    volumes = sorted({place.dataset.volume_ids[r] for r in rows})
+    assert [(c["volume_id"], c["class_id"]) for c in cases] == [(v, k) for v in volumes for k in (1, 2)]
+
+    training = Training(trial, place.dataset, torch.device("cpu"))
+    training.advance(6)
+    scores = [dataclasses.asdict(score) for score in training.score(rows)]
+    np.testing.assert_equal(cases, scores)  # NaN equals NaN
+    picture = (place.folder_of(trial) / SAMPLES).read_bytes()
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_what_is_drawn(place: Place, undrawn: list[tuple[Any, ...]]) -> None:
+    trial = place.trial(test=True, method="partial_cross_entropy", annotation=WEAK)
+    to_its_end(place.start(trial))
+    ((path, images, masks, labels, predictions, names, titles),) = undrawn
+    assert path == place.folder_of(trial) / SAMPLES
+    data, split = place.dataset, place.dataset.folds[0]
+    rows = [data.image_ids.index(title.split(maxsplit=1)[1]) for title in titles]
+    assert [title.split()[0] for title in titles] == ["train"] * 4 + ["test"] * 4
+    assert set(rows[:4]) <= set(split.train)
+    assert set(rows[4:]) <= set(split.test)
+    assert len(set(rows)) == 8
+    np.testing.assert_array_equal(images, data.images_NHW[rows])
+    np.testing.assert_array_equal(masks, data.masks_NHW[rows])
+    clicks = labels[:4] != IGNORE
+    np.testing.assert_array_equal(labels[:4][clicks], masks[:4][clicks])
+    assert 0 < clicks.sum() <= 4 * 3 * WEAK.pixel_budget
+    assert (labels[4:] == IGNORE).all()  # nobody annotates a test image
+    training = Training(trial, data, torch.device("cpu"))
+    training.advance(6)
+    np.testing.assert_array_equal(predictions, training.predict(np.array(rows)))
+    assert names == data.class_names
