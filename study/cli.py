@@ -126,29 +126,10 @@ def show(name: Name, set_: SetOption = None) -> None:
 
     Example: python -m study show ablation_pixels
     """
-    from study import discovery, overrides
+    from study import cards, discovery, overrides
 
-    study = overrides.apply(discovery.load(name), set_ or [])
-    out.print(Text(study.question))
-    for arm in study.arms:
-        out.print(Text(f"\n{arm.name}", style="bold"))
-        out.print(Text(f"  method      {arm.method}"))
-        out.print(Text(f"  annotation  {_annotation(arm.annotation.to_dict())}"))
-        for key, value in arm.settings.items():
-            out.print(Text(f"  fixed       {key} = {value}"))
-        for key, domain in arm.search.items():
-            out.print(Text(f"  searched    {key} in {domain}"))
-    out.print(Text("\nSettings:", style="bold"))
-    for key, value in overrides.keys(study).items():
-        out.print(Text(f"  --set {key}={overrides.text_of(value)}"), soft_wrap=True)
-
-
-def _annotation(raw: dict[str, object]) -> str:
-    from trainables.annotations import Annotation
-
-    default = Annotation().to_dict()
-    given = {k: ", ".join(v) if isinstance(v, list) else v for k, v in raw.items() if v != default[k]}
-    return "; ".join(f"{k} {v}" for k, v in given.items()) or "none"
+    for line in cards.study(overrides.apply(discovery.load(name), set_ or [])):
+        out.print(line, soft_wrap=True)
 
 
 @app.command()
@@ -157,9 +138,9 @@ def describe(method: Annotated[str, typer.Argument(metavar="METHOD", help="Name 
 
     Example: python -m study describe summary_statistics
     """
-    from study import method_card
+    from study import cards
 
-    out.print(method_card.render(method))
+    out.print(cards.method(method))
 
 
 @app.command()
@@ -209,7 +190,7 @@ def run(
     \b
     Examples:
       python -m study.run ablation_pixels
-      python -m study.run ablation_pixels --dataset my.parquet --set iterations=600
+      python -m study.run ablation_pixels --dataset my.parquet --trials 20
     """
     from study import commands
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces import UserError
-from study import discovery, overrides, plan, service
+from study import datasets, discovery, overrides, plan, service, targets
 from study.console import duration
 from study.engine import Machine, available_cores
 from study.home import Home
@@ -34,12 +33,11 @@ def definition(
     study = discovery.load(name)
     if fork is not None:
         study = dataclasses.replace(study, name=_fork_name(fork))
-    if dataset is not None:
-        path = Path(dataset).expanduser()
-        named = str(path.resolve()) if dataset.endswith(".parquet") or "/" in dataset else dataset
-        study = dataclasses.replace(study, data=dataclasses.replace(study.data, dataset=named))
+    study = targets.remembered(study, Home.at(home).study(study.name))
     study = overrides.apply(study, settings)
-    return service.targets(study, Home.at(home).study(study.name), trials=trials, replicates=replicates)
+    named = datasets.absolute(study.data.dataset if dataset is None else dataset)
+    study = dataclasses.replace(study, data=dataclasses.replace(study.data, dataset=named))
+    return targets.asked_for(study, trials=trials, replicates=replicates)
 
 
 def _fork_name(name: str) -> str:
@@ -53,9 +51,7 @@ def extended(name: str, trials: int | None, replicates: int | None, home: str) -
     folder = Home.at(home).existing(name)
     frozen = folder.frozen()
     assert frozen is not None
-    if trials is None and replicates is None:
-        raise UserError(f"Extending {name} needs --trials or --replicates: the new totals.")
-    return service.targets(frozen, folder, trials=trials, replicates=replicates)
+    return targets.extended(frozen, trials=trials, replicates=replicates)
 
 
 def machine(

@@ -60,7 +60,7 @@ class Screen:
         table = Table(box=None, pad_edge=False, collapse_padding=True)
         table.add_column("arm", no_wrap=True)
         best = f"best {self.board.study.metric} (val)"
-        for header in ("searched", "stopped early", "diverged", "failed", best, "confirmed"):
+        for header in ("searched", "stopped", "diverged", "failed", best, "confirmed"):
             table.add_column(header, justify="right")
         for name, arm in self.board.arms.items():
             table.add_row(Text(name), *self._cells(arm))

@@ -15,10 +15,17 @@ from trainables.trial import DataSource
 log = logging.getLogger(__name__)
 
 
+def absolute(name: str) -> str:
+    """A path as it stays true in another working directory; the name of a data set as it is."""
+    is_path = name.endswith(".parquet") or "/" in name
+    return str(Path(name).expanduser().resolve()) if is_path else name
+
+
 def locate(name: str, home: Home) -> Path:
     """The Parquet file of a data set. Raises UserError for an unknown name."""
-    if name.endswith(".parquet") or "/" in name:
-        return Path(name).expanduser().resolve()
+    given = Path(absolute(name))
+    if given.is_absolute():
+        return given
     path = home.datasets / f"{name}.parquet"
     if path.exists():
         return path

@@ -68,7 +68,10 @@ def _set(study: Study, key: str, text: str) -> Study:
 
 
 def _set_method(study: Study, method: str, name: str, text: str) -> Study:
-    """Fixes one hyper-parameter of every arm with this method and takes it out of their search."""
+    """Fixes one hyper-parameter of the arms with this method and takes it out of their search.
+
+    An arm that fixes it itself keeps its value: that is what the study compares.
+    """
     cls = discovery.load(method)
     value = _value(text, f"{method}.{name}", getattr(cls(), name))
     check_values(cls, {name: value}, owner=f"method {method}")
@@ -78,7 +81,7 @@ def _set_method(study: Study, method: str, name: str, text: str) -> Study:
             settings={**arm.settings, name: value},
             search={k: d for k, d in arm.search.items() if k != name},
         )
-        if arm.method == method
+        if arm.method == method and name not in arm.settings
         else arm
         for arm in study.arms
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,22 +69,6 @@ def prepare(study: Study, home: Home) -> Prepared:
             )
     seconds = plan.check_arms(study, dataset, data)
     return Prepared(study=study, home=home, dataset=dataset, data=data, annotation_seconds=seconds)
-
-
-def targets(study: Study, folder: StudyFolder, *, trials: int | None, replicates: int | None) -> Study:
-    """The study with its targets: those asked for, else those it was last run with, else its file's."""
-    frozen = folder.frozen()
-    if frozen is not None:
-        search = dataclasses.replace(study.search, trials=frozen.search.trials)
-        seeds = dataclasses.replace(study.replicates, seeds=frozen.replicates.seeds)
-        study = dataclasses.replace(study, search=search, replicates=seeds)
-    if trials is not None:
-        study = dataclasses.replace(study, search=dataclasses.replace(study.search, trials=trials))
-    if replicates is not None:
-        first = study.replicates.seeds[0] if study.replicates.seeds else 1001
-        seeds = dataclasses.replace(study.replicates, seeds=tuple(range(first, first + replicates)))
-        study = dataclasses.replace(study, replicates=seeds)
-    return study
 
 
 class Listeners:

@@ -91,9 +91,10 @@ def to_table(study: Study, folder: StudyFolder) -> Table:
     total = counts(study, folder)
     done = total["finished"] + total["pruned"] + total["failed"]
     state = f"{total['running']} running" if total["running"] else "no driver runs"
-    table = Table(title=Text(f"{study.name}: {done} of {total['planned']} trials ended, {state}"), box=None)
+    title = Text(f"{study.name}: {done} of {total['planned']} trials ended, {state}")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
     for index, name in enumerate(headers(study)):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for cells in _cells(study, folder):
         table.add_row(*(Text(c) for c in cells))
     return table

@@ -24,7 +24,7 @@ import optuna
 
 from study.home import Home, StudyFolder
 from study.results import TrialRow
-from study.run_format import STATUS
+from study.run_format import STATUS, identity_of
 from study.storage import open_storage
 from tests.ray import driver
 from tests.ray.toy import ORDERS
@@ -242,17 +242,13 @@ def assert_mlflow_agrees(home: Path, rows: list[TrialRow]) -> None:
     experiment = client.get_experiment_by_name(driver.NAME).experiment_id
     runs = client.search_runs([experiment], max_results=10_000)
     assert {run.info.status for run in runs if run.data.tags["study.kind"] == "arm"} == {"FINISHED"}
-    trials = {}
-    for run in runs:
-        tags = run.data.tags
-        if tags["study.kind"] == "trial":
-            identity = (tags["study.arm"], tags["study.phase"], int(tags["study.trial_number"]))
-            assert identity not in trials, "one trial, two runs"
-            trials[identity] = run
-    expected = {(r.arm, r.phase, r.number): STATUS[r.state] for r in rows}
-    assert {identity: run.info.status for identity, run in trials.items()} == expected
+    trials = [run for run in runs if run.data.tags["study.kind"] == "trial"]
+    by_identity = {identity_of(run.data.tags): run for run in trials}
+    assert len(by_identity) == len(trials), "one trial, two runs"
+    statuses = {identity: run.info.status for identity, run in by_identity.items()}
+    assert statuses == {row.identity: STATUS[row.state] for row in rows}
     for row in rows:
-        run_id = trials[row.arm, row.phase, row.number].info.run_id
+        run_id = by_identity[row.identity].info.run_id
         steps = [point.step for point in client.get_metric_history(run_id, "dice")]
         assert sorted(steps) == [int(point["iteration"]) for point in row.curve]
 

@@ -60,8 +60,19 @@ def run_of(run: Any) -> str:
 
 
 def words(runner: Runner, row: TrialRow) -> list[str]:
-    """What was trained of a trial. Without its set-ups: Tune also sets up an actor that it then does not use."""
+    """What was trained of a trial. Without its set-ups: Tune also sets up actors it then does not use."""
     return [f"{word} {number}" for word, number, _ in runner.trace(row) if word != "start"]
+
+
+def free_what_tune_held() -> None:
+    """What leaving Ray does, where the next study needs it: gives back the CPUs of a run that was broken off."""
+    import ray
+    from ray.util import placement_group_table, remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    for identity, group in placement_group_table().items():
+        if group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
 
 
 # -- many small studies on one Ray ------------------------------------------------------------------------
@@ -173,6 +184,7 @@ def test_an_error_of_the_board_ends_the_run_and_is_told_as_it_is(
     with pytest.raises(DiskFullError, match=r"^No space is left\.$"):
         runner.run(runner.study(trials=2))
     monkeypatch.undo()
+    free_what_tune_held()
     assert "RUNNING" not in {
         run.info.status for kind in ("arm", "trial") for run in tracked(runner.home, kind)
     }
@@ -245,10 +257,10 @@ def _table(one: Driver) -> list[str]:
 
 
 def test_ctrl_c_and_a_second_driver(start: Start, home: Path) -> None:
-    (home / "toy.json").write_text(json.dumps({"sleep": 0.3}))
+    (home / "toy.json").write_text(json.dumps({"sleep": 2.0}))
     folder = Home(home).study(driver.NAME)
     one = start("run", driver.NAME, "--trials", "2")
-    harness.wait_for(lambda: harness.trace_lines(folder) > 6, 150, "progress")
+    harness.wait_for(lambda: harness.trace_lines(folder) > 4, 150, "progress")
     other = start("run", driver.NAME, "--trials", "2")
     assert other.wait() == 2
     assert other.errors() == (
@@ -261,9 +273,7 @@ def test_ctrl_c_and_a_second_driver(start: Start, home: Path) -> None:
     one.process.send_signal(signal.SIGINT)
     assert one.wait() == 1
     assert time.monotonic() - asked < 30  # 3 s on a quiet machine
-    assert (
-        home / "driver.err"
-    ).read_text() == other.errors()  # the second driver's file replaced the first's
+    assert one.errors() == "Stopped. Everything finished is kept; the same command continues.\n"
     harness.wait_for(lambda: not one.family(), 10, "the end of Ray")
     runs = tracked(home) + tracked(home, "arm")
     assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}

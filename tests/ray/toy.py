@@ -118,9 +118,9 @@ def _cases(value: float) -> list[dict[str, Any]]:
     return [
         {
             "case_id": f"case{i:02d}", "volume_id": f"case{i:02d}", "class_id": 1,
-            "dice": value * (1 - i / 100), "iou": value / 2, "hd95": 3.0, "hd95_max": 3.0, "distance_unit": "px", "area_error": 0.1,
-            "relative_area_error": 0.1, "size_error": 1.0, "missed": False,
-            "false_alarm": False, "both_empty": False,
+            "dice": value * (1 - i / 100), "iou": value / 2, "hd95": 3.0, "hd95_max": 3.0,
+            "distance_unit": "px", "area_error": 0.1, "relative_area_error": 0.1, "size_error": 1.0,
+            "missed": False, "false_alarm": False, "both_empty": False,
         }
         for i in range(8)
     ]  # fmt: skip

@@ -27,7 +27,7 @@ from trainables.data.phantom_shapes import (
 CLASS_NAMES = ("background", "liver", "spleen", "kidney")
 SLICES = 6
 SLICE_GAP_MM = 24.0
-WINDOW_HU = (-160.0, 240.0)
+WINDOW_HU = (-140.0, 300.0)
 """Shown as 0 .. 255."""
 
 _AIR, _FAT, _MUSCLE, _BONE, _MARROW, _GAS, _NERVE = -1000.0, -100.0, 45.0, 420.0, 190.0, -800.0, 25.0
@@ -146,16 +146,16 @@ def _patient(g: np.random.Generator) -> _Patient:
         angle=0.5,
         level=0.2,
         half_height=0.62,
-        hu=92.0,
+        hu=85.0,
         wave=0.09,
     )
     spleen = _organ(
-        g, place=(0.53, 0.765), radius=0.1, aspect=1.7, angle=-0.35, level=0.2, half_height=0.42, hu=140.0
+        g, place=(0.53, 0.765), radius=0.105, aspect=1.6, angle=-0.35, level=0.2, half_height=0.42, hu=150.0
     )
     kidneys = [
         _organ(
             g, place=(0.635, column), radius=0.073, aspect=1.35, angle=tilt, level=level, half_height=0.45,
-            hu=180.0 + 40.0 * enhancement, drift=drift,
+            hu=200.0 + 40.0 * enhancement, drift=drift,
         )
         for column, tilt, level, drift in ((0.335, 0.5, 0.72, -0.03), (0.665, -0.5, 0.66, 0.03))
     ]  # fmt: skip
@@ -181,7 +181,7 @@ def _bowel(g: np.random.Generator) -> tuple[Ellipsoid, ...]:
     loops = tuple(
         _organ(
             g, place=place, radius=0.055, aspect=1.3, angle=g.uniform(0.0, np.pi), level=0.85,
-            half_height=0.5, hu=g.choice((25.0, 60.0, 130.0)), wave=0.1, jitter=0.03,
+            half_height=0.5, hu=g.choice((25.0, 55.0, 110.0)), wave=0.1, jitter=0.03,
         )
         for place in _LOOPS
     )  # fmt: skip

@@ -302,6 +302,18 @@ def test_a_lost_database_is_built_again_from_the_ledger(lost):
     ]
 
 
+def test_a_hole_in_both_memories_is_proposed_again():
+    """The database is lost, and so is the ledger's file with one trial."""
+    world, calm = World(), World()
+    calm.run(one_arm(trials=6))
+    world.run(one_arm(trials=6))
+    world.storage = optuna.storages.InMemoryStorage()
+    world.ledger.rows = [r for r in world.ledger.rows if (r.phase, r.number) != ("search", 2)]
+    assert len(world.board(one_arm(trials=6)).arms[SEARCHED].attempts) == 2
+    world.run(one_arm(trials=6))
+    assert world.outcome() == calm.outcome()
+
+
 def test_a_lost_ledger_is_filled_again():
     """Also another --home with the same --optuna-storage."""
     world, calm = World(), World()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import fcntl
 import os
 import re
 import signal
@@ -81,6 +82,14 @@ def test_looking_needs_no_right_to_write(folder, monkeypatch):
     monkeypatch.setattr(Path, "open", watched)
     assert not folder.is_running()
     assert opened == ["r"]
+
+
+def test_two_that_look_do_not_take_each_other_for_a_driver(folder):
+    with folder.locked():
+        pass
+    with (folder.path / LOCK).open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not folder.is_running()
 
 
 def test_a_study_comes_back_as_it_was_frozen(folder):

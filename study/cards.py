@@ -1,4 +1,4 @@
-"""A method as the terminal shows it: its module's text, what it needs, its hyper-parameters with sources."""
+"""A method and a study as the terminal shows them, at any width."""
 
 from __future__ import annotations
 
@@ -11,14 +11,37 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces import HyperParameter, hyper_parameters
+from study import overrides
+from study.spec import Study
 from trainables import discovery
+from trainables.annotations import Annotation
 
 _STARTS_A_LINE = re.compile(r"\s|\$\$|[*-] |[A-Z][a-z]+: ")
 """Indented lines, formulas, items of a list and "Source: ..." keep their place; other lines are joined."""
 
 
-def render(name: str) -> Group:
-    """The card of a method, for any width. Raises UserError for an unknown name."""
+def study(definition: Study) -> list[Text]:
+    """A study's arms, and every key of `--set` with its value; a line each, to be copied."""
+    lines = [Text(definition.question)]
+    for arm in definition.arms:
+        lines += [Text(), Text(arm.name, style="bold"), Text(f"  method      {arm.method}")]
+        lines.append(Text(f"  annotation  {_annotation(arm.annotation)}"))
+        lines += [Text(f"  fixed       {key} = {value}") for key, value in arm.settings.items()]
+        lines += [Text(f"  searched    {key} in {domain}") for key, domain in arm.search.items()]
+    lines += [Text(), Text("Settings:", style="bold")]
+    known = overrides.keys(definition).items()
+    return lines + [Text(f"  --set {key}={overrides.text_of(value)}") for key, value in known]
+
+
+def _annotation(annotation: Annotation) -> str:
+    default = Annotation().to_dict()
+    given = {k: v for k, v in annotation.to_dict().items() if v != default[k]}
+    words = (f"{k} {', '.join(v) if isinstance(v, list) else v}" for k, v in given.items())
+    return "; ".join(words) or "none"
+
+
+def method(name: str) -> Group:
+    """A method: its module's text, its needs, its hyper-parameters. Raises UserError for an unknown name."""
     cls = discovery.load(name)
     text = inspect.getdoc(inspect.getmodule(cls)) or ""
     needs = ", ".join(sorted(cls.needs)) or "nothing"
