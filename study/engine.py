@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from study.board import Board, Job
 
 RETRIES = 3
 """How often Ray starts a trial again whose process or node was lost; it continues from its checkpoint."""
+
+WATCH_EVERY = 5.0
+"""Seconds between two looks at whether the cluster still has a node."""
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +164,8 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
         ),
     )
     try:
-        with _quiet(folder / "ray.log"):
+        # The signals again: Ray put its own handlers in their place when it started.
+        with _quiet(folder / "ray.log"), _while_a_node_lives(), stop_on_signal(board):
             tuner.fit()
     except BoardError as carrier:
         raise carrier.error from None
@@ -225,6 +230,35 @@ def stop_on_signal(board: Board) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _while_a_node_lives() -> Iterator[None]:
+    """Tune would wait for ever for a cluster that lost its last node. Raises RuntimeError instead."""
+    import ray
+
+    ended, lost = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(WATCH_EVERY):
+            if not any(node["Alive"] for node in ray.nodes()):
+                lost.set()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=watch, name="watch over Ray", daemon=True)
+    thread.start()
+    try:
+        yield
+    except Interrupted:
+        if not lost.is_set():
+            raise
+        raise RuntimeError(
+            "Ray's last node died, most often for want of memory; the same command continues."
+        ) from None
+    finally:
+        ended.set()
+        thread.join()
 
 
 def disconnect() -> None:

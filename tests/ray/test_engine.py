@@ -27,9 +27,11 @@ from tests.chaos import harness
 from tests.chaos.harness import Chaos, Driver, essence
 from tests.ray import driver
 from tests.ray.conftest import Runner
+from tests.ray.toy import ORDERS
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
+STOPPED = "Stopped. Everything finished is kept; the same command continues.\n"
 Start = Callable[..., Driver]
 
 
@@ -65,7 +67,7 @@ def words(runner: Runner, row: TrialRow) -> list[str]:
 
 
 def free_what_tune_held() -> None:
-    """What leaving Ray does, where the next study needs it: gives back the CPUs of a run that was broken off."""
+    """Gives back the CPUs of a run that was broken off, as leaving Ray would have done."""
     import ray
     from ray.util import placement_group_table, remove_placement_group
     from ray.util.placement_group import PlacementGroup
@@ -256,8 +258,9 @@ def _table(one: Driver) -> list[str]:
     return lines[lines.index(next(line for line in lines if line.strip() == driver.NAME)) :]
 
 
-def test_ctrl_c_and_a_second_driver(start: Start, home: Path) -> None:
-    (home / "toy.json").write_text(json.dumps({"sleep": 2.0}))
+def test_signals_and_a_second_driver(start: Start, home: Path) -> None:
+    """Ctrl-C and SIGTERM: stopped within seconds, a sentence, nothing RUNNING; the same command continues."""
+    (home / ORDERS).write_text(json.dumps({"sleep": 2.0}))
     folder = Home(home).study(driver.NAME)
     one = start("run", driver.NAME, "--trials", "2")
     harness.wait_for(lambda: harness.trace_lines(folder) > 4, 150, "progress")
@@ -267,26 +270,32 @@ def test_ctrl_c_and_a_second_driver(start: Start, home: Path) -> None:
         f"Study 'toy' is being run by process {one.process.pid}; wait for it, stop it, "
         "or use another --home.\n"
     )
-    assert one.process.poll() is None
+    assert_stops(one, signal.SIGINT, home)
 
-    asked = time.monotonic()
-    one.process.send_signal(signal.SIGINT)
-    assert one.wait() == 1
-    assert time.monotonic() - asked < 30  # 3 s on a quiet machine
-    assert one.errors() == "Stopped. Everything finished is kept; the same command continues.\n"
-    harness.wait_for(lambda: not one.family(), 10, "the end of Ray")
-    runs = tracked(home) + tracked(home, "arm")
-    assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}
-    interrupted = [row for row in folder.ledger.trials() if not row.is_final]
-    assert interrupted
+    before = harness.trace_lines(folder)
+    two = start("run", driver.NAME, "--trials", "2")
+    harness.wait_for(lambda: harness.trace_lines(folder) > before + 3, 150, "progress")
+    assert_stops(two, signal.SIGTERM, home)
 
-    (home / "toy.json").unlink()
+    (home / ORDERS).unlink()
     rest = start("run", driver.NAME, "--trials", "2")
     assert rest.wait() == 0, rest.errors()
     rows = folder.ledger.trials()
-    harness.assert_few_repeats(folder, harness.Counter({"driver": 1}))
+    harness.assert_few_repeats(folder, harness.Counter({"driver": 2}))
     harness.assert_optuna_agrees(folder, rows)
     harness.assert_mlflow_agrees(home, rows)
+
+
+def assert_stops(one: Driver, how: signal.Signals, home: Path) -> None:
+    asked = time.monotonic()
+    one.process.send_signal(how)
+    assert (one.wait(), one.errors()) == (1, STOPPED)
+    assert time.monotonic() - asked < 30  # 3 s on a quiet machine
+    assert one.family() == []
+    runs = tracked(home) + tracked(home, "arm")
+    assert "KILLED" in {run.info.status for run in runs}
+    assert "RUNNING" not in {run.info.status for run in runs}
+    assert [row for row in Home(home).study(driver.NAME).ledger.trials() if not row.is_final]
 
 
 def test_three_kills_change_nothing(
