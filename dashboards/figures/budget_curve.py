@@ -32,8 +32,8 @@ _UNITS = ((7200.0, "h", 3600.0), (600.0, "min", 60.0), (0.0, "s", 1.0))  # from 
 def draw(rows: Sequence[BudgetRow], path: Path, *, quality: str, title: str) -> None:
     """Writes the curve of each family: mean and 95 % interval over the annotator's time.
 
-    A family of one point (full masks) is a level to compare with: a star and a dotted line. `quality` labels
-    the vertical axis; the suffix of `path` chooses PNG, SVG or PDF. Raises ValueError without rows.
+    What has no pixel budget (full masks) is a level to compare with: a star and a dotted line. `quality`
+    labels the vertical axis; the suffix of `path` chooses PNG, SVG or PDF. Raises ValueError without rows.
     """
     if not rows:
         raise ValueError("a curve needs at least one row.")
@@ -44,7 +44,7 @@ def draw(rows: Sequence[BudgetRow], path: Path, *, quality: str, title: str) -> 
         styles = iter(_STYLES * len(rows))
         for number, family in enumerate(dict.fromkeys(row.family for row in rows)):
             points = [row for row in rows if row.family == family]
-            level = len(points) == 1
+            level = len(points) == 1 and points[0].pixels is None
             if level:
                 axes.axhline(points[0].mean, color=_LEVEL[0], linestyle=":", linewidth=1, zorder=1)
             _series(axes, points, unit, _LEVEL if level else next(styles), label_above=number % 2 == 0)
