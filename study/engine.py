@@ -210,17 +210,13 @@ class BoardError(BaseException):
         self.error = error
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM: what was finished is kept, the same command goes on."""
-
-
 @contextlib.contextmanager
 def stop_on_signal(board: Board) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run at once; what runs is continued from its checkpoint next time."""
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt; what runs is continued from its checkpoint next time."""
 
     def stop(number: int, frame: types.FrameType | None) -> None:
         board.stopping = True
-        raise Interrupted(signal.Signals(number).name)
+        raise KeyboardInterrupt(signal.Signals(number).name)
 
     before: dict[int, Callable[..., Any] | int | None] = {
         number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)
@@ -250,7 +246,7 @@ def _while_a_node_lives() -> Iterator[None]:
     thread.start()
     try:
         yield
-    except Interrupted:
+    except KeyboardInterrupt:
         if not lost.is_set():
             raise
         raise RuntimeError(

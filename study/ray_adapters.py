@@ -10,7 +10,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from study.board import Board, Job
-from study.engine import BoardError, Interrupted, payload_of
+from study.engine import BoardError, payload_of
 
 
 class BoardSearcher(Searcher):
@@ -27,7 +27,7 @@ class BoardSearcher(Searcher):
     def _asking_the_board(self) -> Iterator[None]:
         """An error of the board ends the run, as a signal does that came where Python could not raise it."""
         if self.board.stopping:
-            raise Interrupted
+            raise KeyboardInterrupt
         try:
             yield
         except Exception as error:

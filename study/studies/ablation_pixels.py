@@ -21,5 +21,5 @@ def define() -> Study:
         search=Search(trials=4, lookahead=2, rungs=(0.5,)),
         replicates=Replicates(seeds=(1001, 1002, 1003)),
         network_settings=arms.SMALL_NETWORK,
-        protocol=arms.short_protocol(300),
+        protocol=arms.short_protocol(250),
     )

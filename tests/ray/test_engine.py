@@ -16,7 +16,7 @@ import optuna
 import pytest
 
 from search_spaces import UserError
-from study import engine
+from study import engine, service, targets
 from study.engine import Machine
 from study.home import Home
 from study.results import Ledger, TrialRow
@@ -193,6 +193,27 @@ def test_an_error_of_the_board_ends_the_run_and_is_told_as_it_is(
     assert runner.run(runner.study(trials=2)).complete  # space was freed
 
 
+def test_again_and_extended(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command answers the same without Ray; larger targets train what is missing, and only that."""
+    study = runner.study(trials=2)
+    first, before = runner.run(study), runner.rows()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "connect", lambda machine: pytest.fail("Ray is not needed"))
+        started = time.monotonic()
+        assert runner.run(study) == first
+        assert time.monotonic() - started < 10  # 0.5 s on a quiet machine
+    assert runner.rows() == before
+
+    answer = runner.run(targets.asked_for(study, trials=4, replicates=3))
+    after = runner.rows()
+    assert [arm.replicates for arm in answer.arms] == [3, 3]
+    assert len([job for job in after if "/search/" in job]) == 2 * 4
+    assert {job: after[job] for job in before if "/search/" in job} == {
+        job: row for job, row in before.items() if "/search/" in job
+    }
+    harness.assert_mlflow_agrees(runner.home, folder.ledger.trials())
+
+
 def test_more_than_the_machine_has_is_refused_in_one_sentence(runner: Runner) -> None:
     with pytest.raises(UserError, match=r"^A trial asks for 1 CPUs and 4 GPUs, .*; lower .*\.$"):
         runner.run(runner.study(), Machine(gpus_per_trial=4))
@@ -218,46 +239,6 @@ def test_never_joins_a_cluster_that_it_was_not_given(monkeypatch: pytest.MonkeyP
 # -- whole commands, each with a Ray of its own -----------------------------------------------------------
 
 
-def test_commands_from_start_to_extension(start: Start, home: Path) -> None:
-    """Runs, answers again without Ray, is extended; only our own lines are shown, nothing is left behind."""
-    first = start("run", driver.NAME, "--trials", "2")
-    assert first.wait() == 0, first.errors()
-    assert first.family() == []
-    shown, table = first.output.read_text().splitlines(), _table(first)
-    assert first.errors() == ""
-    assert shown[:2] == ["Does the engine keep every trial?", "Arms: statistic, full supervision."]
-    assert shown[2].startswith("Results: ")
-    assert [line for line in shown if "ray" in line.lower()] == []
-    before = list(Home(home).study(driver.NAME).ledger.trials())
-
-    started = time.monotonic()
-    again = start("run", driver.NAME)
-    names: set[str] = set()
-    while again.process.poll() is None:
-        names |= {process.name for process in again.family()}
-        time.sleep(0.05)
-    assert again.wait() == 0
-    assert [name for name in names if "ray" in name.replace("tests.ray", "")] == []
-    assert _table(again) == table
-    assert time.monotonic() - started < 30  # 6 s on a quiet machine
-    assert list(Home(home).study(driver.NAME).ledger.trials()) == before
-
-    more = start("extend", driver.NAME, "--trials", "4", "--replicates", "3")
-    assert more.wait() == 0, more.errors()
-    after = Home(home).study(driver.NAME).ledger.trials()
-    searched = [row for row in after if row.phase == "search"]
-    assert len(searched) == 2 * 4
-    assert [row for row in after if row in before and row.phase == "search"] == [
-        row for row in before if row.phase == "search"
-    ]
-    harness.assert_mlflow_agrees(home, after)
-
-
-def _table(one: Driver) -> list[str]:
-    lines = one.output.read_text().splitlines()
-    return lines[lines.index(next(line for line in lines if line.strip() == driver.NAME)) :]
-
-
 def test_signals_and_a_second_driver(start: Start, home: Path) -> None:
     """Ctrl-C and SIGTERM: stopped within seconds, a sentence, nothing RUNNING; the same command continues."""
     (home / ORDERS).write_text(json.dumps({"sleep": 2.0}))
@@ -277,13 +258,7 @@ def test_signals_and_a_second_driver(start: Start, home: Path) -> None:
     harness.wait_for(lambda: harness.trace_lines(folder) > before + 3, 150, "progress")
     assert_stops(two, signal.SIGTERM, home)
 
-    (home / ORDERS).unlink()
-    rest = start("run", driver.NAME, "--trials", "2")
-    assert rest.wait() == 0, rest.errors()
-    rows = folder.ledger.trials()
     harness.assert_few_repeats(folder, harness.Counter({"driver": 2}))
-    harness.assert_optuna_agrees(folder, rows)
-    harness.assert_mlflow_agrees(home, rows)
 
 
 def assert_stops(one: Driver, how: signal.Signals, home: Path) -> None:
