@@ -16,7 +16,7 @@ import optuna
 import pytest
 
 from search_spaces import UserError
-from study import engine, service, targets
+from study import engine, targets
 from study.engine import Machine
 from study.home import Home
 from study.results import Ledger, TrialRow
