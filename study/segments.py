@@ -159,10 +159,12 @@ class Segments:
     def _table(self, segment: Segment, columns: Sequence[str] | None) -> pa.Table:
         content = segment.path.read_bytes()
         try:
-            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            # On this thread alone: Arrow's threads may hold a reference to these Python bytes beyond the
+            # read, and to let go of it while the interpreter shuts down aborts the process.
+            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
             version = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
             if version == self._version:
-                return file.read(columns=None if columns is None else list(columns))
+                return file.read(columns=None if columns is None else list(columns), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
