@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import types
@@ -30,6 +31,9 @@ RETRIES = 3
 
 WATCH_EVERY = 5.0
 """Seconds between two looks at whether the cluster still has a node."""
+
+ANSWER_WITHIN = 5.0
+"""Seconds that the head node of a cluster has to accept a connection."""
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +92,7 @@ def connect(machine: Machine) -> tuple[Machine, int]:
             "object_store_memory": 200 * 1024**2,
         }
     else:
+        _require_answer(machine.address)
         options["address"] = machine.address
     try:
         ray.init(**options)
@@ -101,6 +106,20 @@ def connect(machine: Machine) -> tuple[Machine, int]:
     if machine.gpus_per_trial is None:
         machine = dataclasses.replace(machine, gpus_per_trial=1.0 if resources.get("GPU", 0.0) >= 1 else 0.0)
     return machine, _slots(resources, machine)
+
+
+def _require_answer(address: str) -> None:
+    """Raises UserError when nothing listens at host:port, which Ray itself would try for many minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not (separator and port.isdigit()):
+        return  # "auto" and the like, which Ray looks up on this machine
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN).close()
+    except OSError as error:
+        raise UserError(
+            f"A Ray cluster must answer at {address!r}, but: {error.strerror or error}; start its head "
+            "node or check --address (RAY_ADDRESS)."
+        ) from error
 
 
 def available_cores() -> int:
