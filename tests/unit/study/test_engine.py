@@ -1,0 +1,35 @@
+"""What the engine checks before Ray starts."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from search_spaces import UserError
+from study import engine
+from study.engine import Machine
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+    """Ray itself was seen to try for more than ten minutes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"  # bound but not listening
+        started = time.monotonic()
+        with pytest.raises(UserError, match=r"must answer at .* but: .*refused.*--address"):
+            engine.connect(Machine(address=address))
+    assert time.monotonic() - started < 5
+
+
+def test_a_trial_that_fits_nowhere_is_refused() -> None:
+    with pytest.raises(UserError, match="asks for 4 CPUs and 0 GPUs, but the machine has 2 and 0"):
+        engine._slots({"CPU": 2.0}, Machine(cpus_per_trial=4.0, gpus_per_trial=0.0))
+
+
+def test_slots_are_what_the_scarcest_resource_allows() -> None:
+    machine = Machine(cpus_per_trial=1.0, gpus_per_trial=0.25)
+    assert engine._slots({"CPU": 8.0, "GPU": 1.0}, machine) == 4
+    limited = Machine(cpus_per_trial=1.0, gpus_per_trial=0.0, max_concurrent=3)
+    assert engine._slots({"CPU": 8.0}, limited) == 3
