@@ -21,6 +21,15 @@ def ratio(request: pytest.FixtureRequest) -> Callable[[str, float, str], None]:
     return note
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Benchmarks run when they are asked for, not with the tests."""
+    if config.getoption("benchmark_only"):
+        return
+    for item in items:
+        if "benchmarks" in item.path.parts:
+            item.add_marker(pytest.mark.skip(reason="a benchmark: pytest tests/benchmarks --benchmark-only"))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _LINES:
         terminalreporter.section("ratios, each measured in one run")
