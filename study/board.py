@@ -143,6 +143,11 @@ class Board:
         self.listener.trial_started(job.row)
         return False
 
+    def take_back(self, job: Job) -> None:
+        """Its process was lost: `suggest` gives the job out again, and it continues from its checkpoint."""
+        self.running.pop(job.id, None)
+        self.arms[job.arm].handed_out.discard((job.phase, job.number))
+
     def report(self, job: Job, result: Mapping[str, Any]) -> bool:
         """Takes one result of a running job; False when its training should stop."""
         curve = result["curve"]

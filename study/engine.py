@@ -27,7 +27,10 @@ from search_spaces import UserError
 from study.board import Board, Job
 
 RETRIES = 3
-"""How often Ray starts a trial again whose process or node was lost; it continues from its checkpoint."""
+"""How often a trial is started again whose process or node was lost; it continues from its checkpoint.
+
+Counted by the searcher: Tune gives a trial up at the first loss that falls between two trials of a process.
+"""
 
 WATCH_EVERY = 5.0
 """Seconds between two looks at whether the cluster still has a node."""
@@ -179,7 +182,6 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
             storage_path=str(scratch),
             name="tune",
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from study.board import Board, Job
-from study.engine import BoardError, payload_of
+from study.engine import RETRIES, BoardError, payload_of
 
 
 class BoardSearcher(Searcher):
@@ -21,6 +22,7 @@ class BoardSearcher(Searcher):
         self.board, self.config_of = board, config_of
         self.jobs: dict[str, Job] = {}
         self.stopped: set[str] = set()
+        self.losses: Counter[tuple[str, str, int]] = Counter()
         self.last: dict[str, dict[str, Any]] = {}
 
     @contextlib.contextmanager
@@ -67,8 +69,11 @@ class BoardSearcher(Searcher):
         self.last.pop(trial_id, None)
         if trial_id in self.stopped:
             self.board.end(job, last or {}, "pruned", reason=f"stopped at iteration {job.row.iterations}")
+        elif error and self.losses[job.id] == RETRIES:
+            self.board.end(job, {}, "failed", reason=f"its process was lost {RETRIES + 1} times")
         elif error:
-            self.board.end(job, {}, "failed", reason="its process was lost more often than it is restarted")
+            self.losses[job.id] += 1
+            self.board.take_back(job)
         elif last is not None and last["state"] != "running":
             if self.board.report(job, last):
                 self.board.end(job, last, last["state"])
