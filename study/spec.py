@@ -22,7 +22,7 @@ METRICS = {"dice": True, "iou": True, "hd95": False, "area_error": False, "size_
 
 SAMPLERS = ("auto", "gp", "tpe", "random")
 GP_LIMIT = 300
-"""Trials up to which a Gaussian process is the better sampler (measured on a mixed space of eight parameters)."""
+"""Trials up to which a Gaussian process is the better sampler (measured, eight mixed parameters)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
