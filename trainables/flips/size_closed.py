@@ -1,0 +1,15 @@
+"""Object size in pixels, image border closed: whatever lies beyond the image is outside the object.
+
+Twice the largest Chebyshev distance to the outside; definition and proofs in `trainables.chebyshev`.
+Source: Barucic and Kybic, "Learning to segment from object sizes" (2022), equations 3-5.
+"""
+
+from __future__ import annotations
+
+from trainables.chebyshev import size_flips
+from trainables.discrete import Flips, Masks
+
+
+def flips(mask_BHW: Masks) -> Flips:
+    """The size of each mask and of each mask with one pixel flipped, even numbers of pixels."""
+    return size_flips(mask_BHW, border="background")
