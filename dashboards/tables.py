@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from study.conclusion import Answer
-from study.spec import METRICS, Arm
+from study.spec import Arm
+from trainables.metrics import METRICS
 
 _QUALITY = {
     "dice": "Dice",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ from study.proposals import Attempt, Proposer
 from study.results import TrialRow
 from study.spec import Arm, Study, base_point
 from study.storage import ArmStore
+from trainables.protocol import Protocol
 from trainables.trial import DataSource, Trial
 
 
 @dataclass(slots=True)
 class Job:
-    """One training that the engine is asked to run."""
+    """One training that the engine is asked to run; `arm` is spec.PRETRAINING where arms share it."""
 
     arm: str
     phase: str
@@ -30,6 +32,31 @@ class Job:
         return self.arm, self.phase, self.number
 
 
+def job_of(
+    arm: str,
+    phase: str,
+    number: int,
+    trial: Trial,
+    *,
+    parameters: Mapping[str, Any],
+    annotation_seconds: float,
+) -> Job:
+    """A job with its row as it stands before the first report."""
+    row = TrialRow(
+        key=trial.key(), arm=arm, phase=phase, number=number, state="running", value=None,
+        seed=trial.seed, fold=trial.fold, parameters=dict(parameters), iterations=0, seconds=0.0,
+        annotation_seconds=annotation_seconds, started=time.time(), details={"trial": trial.to_dict()},
+    )  # fmt: skip
+    return Job(arm, phase, number, trial, row)
+
+
+def rung_iterations(protocol: Protocol, rungs: Sequence[float]) -> tuple[int, ...]:
+    """The report points nearest to these fractions of a training; the end is no rung."""
+    points = protocol.report_points()[:-1]
+    wanted = [fraction * protocol.iterations for fraction in rungs]
+    return tuple(sorted({min(points, key=lambda p: abs(p - w)) for w in wanted})) if points else ()
+
+
 class ArmBoard:
     """One arm: its search in the order of trial numbers, then its confirmation."""
 
@@ -38,6 +65,8 @@ class ArmBoard:
     ) -> None:
         self.study, self.arm, self.store, self.data = study, arm, store, data
         self.annotation_seconds = annotation_seconds
+        self.protocol = dataclasses.replace(study.protocol, **arm.protocol)
+        self.rungs = frozenset(rung_iterations(self.protocol, study.search.rungs))
         self.base = base_point(study, arm)
         self.proposer = Proposer(study.name, arm, study.search, greater_is_better=study.greater_is_better)
         self.attempts = store.load()
@@ -63,19 +92,19 @@ class ArmBoard:
         full = [a for a in self.attempts if a.state == "finished" and a.value is not None]
         return max(full, key=lambda a: (sign * (a.value or 0.0), -a.number), default=None)
 
-    def next(self) -> Job | None:
-        """A job that may start now, without writing anything yet; None when there is none (for now)."""
+    def candidates(self) -> Iterator[Job]:
+        """The jobs that may start now, the most wanted first, without writing anything yet."""
         for attempt in self.attempts:
             if not attempt.ended and ("search", attempt.number) not in self.handed_out:
-                return self.search_job(attempt)
+                yield self.search_job(attempt)
         number = len(self.attempts)
         if number < self.target:
             waits_for = self.attempts[: max(0, number - self.study.search.lookahead + 1)]
-            if not all(a.ended for a in waits_for):
-                return None
-            parameters = self.proposer.propose(self.attempts, self.base)
-            return self.search_job(Attempt(number, parameters))
-        return self._next_confirmation() if self.searched() else None
+            if all(a.ended for a in waits_for):
+                parameters = self.proposer.propose(self.attempts, self.base)
+                yield self.search_job(Attempt(number, parameters))
+        elif self.searched():
+            yield from self._confirmations()
 
     def search_job(self, attempt: Attempt) -> Job:
         trial = trial_of(
@@ -84,14 +113,12 @@ class ArmBoard:
         )  # fmt: skip
         return self._job("search", attempt.number, trial, attempt.parameters)
 
-    def _next_confirmation(self) -> Job | None:
+    def _confirmations(self) -> Iterator[Job]:
         best = self.selected()
-        if best is None:
-            return None
-        for index in range(self.study.num_replicates):
-            if index not in self.confirmed and ("confirm", index) not in self.handed_out:
-                return self._replicate(best, index)
-        return None
+        if best is not None:
+            for index in range(self.study.num_replicates):
+                if index not in self.confirmed and ("confirm", index) not in self.handed_out:
+                    yield self._replicate(best, index)
 
     def _replicate(self, best: Attempt, index: int) -> Job:
         seed, fold = self.study.replicates.pairs()[index]
@@ -117,13 +144,10 @@ class ArmBoard:
             self.first_with[key] = number
 
     def _job(self, phase: str, number: int, trial: Trial, parameters: Mapping[str, Any]) -> Job:
-        row = TrialRow(
-            key=trial.key(), arm=self.arm.name, phase=phase, number=number, state="running", value=None,
-            seed=trial.seed, fold=trial.fold, parameters=dict(parameters), iterations=0, seconds=0.0,
-            annotation_seconds=self.annotation_seconds, started=time.time(),
-            details={"trial": trial.to_dict()},
+        return job_of(
+            self.arm.name, phase, number, trial,
+            parameters=parameters, annotation_seconds=self.annotation_seconds,
         )  # fmt: skip
-        return Job(self.arm.name, phase, number, trial, row)
 
     def finished(self) -> bool:
         """Nothing left to do, whether or not the arm can answer."""

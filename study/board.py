@@ -15,14 +15,15 @@ from typing import Any, Protocol
 import optuna
 
 from search_spaces import UserError
-from study.arm_board import ArmBoard, Job
+from study.arm_board import ArmBoard, Job, job_of
+from study.pretraining import Networks, PretrainingBoard
 from study.proposals import Attempt, survives
 from study.results import CaseRow, Ledger, TrialRow
-from study.spec import Study
+from study.spec import PRETRAINING, Study
 from study.storage import ArmStore
 from trainables.trial import DataSource
 
-__all__ = ["ArmBoard", "Board", "Job", "Listener", "rung_iterations"]
+__all__ = ["ArmBoard", "Board", "Job", "Listener"]
 
 
 class Listener(Protocol):
@@ -46,9 +47,10 @@ class Board:
         class_names: Sequence[str],
         annotation_seconds: Mapping[str, float],
         listener: Listener,
+        networks: Networks,
     ) -> None:
         self.study, self.ledger, self.listener, self.class_names = study, ledger, listener, class_names
-        self.rungs = frozenset(rung_iterations(study))
+        self.pretraining = PretrainingBoard(study, data, networks)
         self.arms = {
             arm.name: ArmBoard(
                 study,
@@ -65,6 +67,12 @@ class Board:
 
     def _reconcile(self, rows: list[TrialRow]) -> None:
         """Brings the arms and Optuna to the ledger, which is right wherever they differ."""
+        for row in rows:
+            # Its network is there, so it ended, though the driver died before it could hear of it.
+            if row.phase == "pretrain" and not row.is_final and self.pretraining.networks.has(row.key):
+                curve = self.pretraining.networks.result(row.key)["curve"]
+                ended = dataclasses.replace(row, state="finished", finished=time.time())
+                self.ledger.append(_upto(ended, curve, self.study.metric))
         for name, board in self.arms.items():
             own = [row for row in rows if row.arm == name]
             for row in sorted((r for r in own if r.phase == "search"), key=lambda r: r.number):
@@ -100,14 +108,45 @@ class Board:
         """The next job, written down as running; None when nothing may start now."""
         while not self.stopping:
             order = sorted(self.arms.values(), key=lambda b: len(b.attempts) + len(b.confirmed))
-            jobs = (board.next() for board in order)
-            job = next((j for j in jobs if j is not None and not self._waits_for_twin(j)), None)
+            jobs = (self._startable(job) for board in order for job in board.candidates())
+            job = next((job for job in jobs if job is not None), None)
             if job is None:
                 return None
+            if job.phase == "pretrain":
+                return self._started(job)
             self._write_down(job)
-            if not self._known_already(job):
-                return job
+            if not self._known_already(job) and not self._lacks_its_start(job):
+                return self._started(job)
         return None
+
+    def _startable(self, job: Job) -> Job | None:
+        """The job itself, the pre-training that it waits for, or None while another brings what it needs."""
+        if self._waits_for_twin(job):
+            return None
+        start = job.trial.pretraining
+        if start is None:
+            return job
+        key = start.key()
+        if self.pretraining.networks.has(key) or key in self.pretraining.broken:
+            return job
+        if not self.pretraining.start(key):
+            return None
+        number = self.pretraining.numbers[key]
+        return job_of(PRETRAINING, "pretrain", number, start, parameters={}, annotation_seconds=0.0)
+
+    def _started(self, job: Job) -> Job:
+        self.ledger.append(job.row)
+        self.running[job.id] = job
+        self.listener.trial_started(job.row)
+        return job
+
+    def _lacks_its_start(self, job: Job) -> bool:
+        """Ends a job whose pre-training left no network."""
+        start = job.trial.pretraining
+        reason = self.pretraining.broken.get(start.key()) if start is not None else None
+        if reason is not None:
+            self._end(job, dataclasses.replace(job.row, state="failed", reason=reason), [])
+        return reason is not None
 
     def _twin(self, job: Job) -> int | None:
         """The number of an earlier search trial with the same key: it is, or will be, this one's result."""
@@ -138,15 +177,15 @@ class Board:
             details = {**row.details, "same_as": row.number}
             self._end(job, dataclasses.replace(row, number=job.number, seconds=0.0, details=details), [])
             return True
-        self.ledger.append(job.row)
-        self.running[job.id] = job
-        self.listener.trial_started(job.row)
         return False
 
     def take_back(self, job: Job) -> None:
         """Its process was lost: `suggest` gives the job out again, and it continues from its checkpoint."""
         self.running.pop(job.id, None)
-        self.arms[job.arm].handed_out.discard((job.phase, job.number))
+        if job.phase == "pretrain":
+            self.pretraining.end(job.row.key)
+        else:
+            self.arms[job.arm].handed_out.discard((job.phase, job.number))
 
     def report(self, job: Job, result: Mapping[str, Any]) -> bool:
         """Takes one result of a running job; False when its training should stop."""
@@ -154,7 +193,7 @@ class Board:
         if len(curve) > len(job.row.curve):
             job.row = _upto(job.row, curve, self.study.metric)
             self.listener.trial_reported(job.row)
-        return job.phase == "confirm" or self._passes_rungs(job)
+        return job.phase != "search" or self._passes_rungs(job)
 
     def _passes_rungs(self, job: Job) -> bool:
         """Judges every rung that the curve has passed.
@@ -166,7 +205,7 @@ class Board:
         attempt = board.attempts[job.number]
         for length, point in enumerate(job.row.curve, 1):
             iteration = int(point["iteration"])
-            if iteration not in self.rungs:
+            if iteration not in board.rungs:
                 continue
             if iteration not in attempt.rungs:
                 attempt.rungs[iteration] = self._score(point)
@@ -189,22 +228,26 @@ class Board:
         self._end(job, row, cases)
 
     def _end(self, job: Job, row: TrialRow, cases: list[CaseRow]) -> None:
-        board = self.arms[job.arm]
         self.ledger.append(row, cases)
         self.running.pop(job.id, None)
-        if job.phase == "search":
+        if job.phase == "pretrain":
+            self.pretraining.end(row.key)
+            if not self.pretraining.networks.has(row.key):
+                self.pretraining.broken[row.key] = f"its pre-training {row.state}: {row.reason}"
+        elif job.phase == "search":
+            board = self.arms[job.arm]
             board.rows[row.number] = row
             self._conclude(board, row)
             board.adopt()
         else:
-            board.confirmed[job.number] = row
+            self.arms[job.arm].confirmed[job.number] = row
         self.listener.trial_ended(row)
 
     def _conclude(self, board: ArmBoard, row: TrialRow) -> None:
         attempt = board.attempts[row.number]
         attempt.state, attempt.value = row.state, row.value
         for point in row.curve:
-            if int(point["iteration"]) in self.rungs:
+            if int(point["iteration"]) in board.rungs:
                 attempt.rungs.setdefault(int(point["iteration"]), self._score(point))
         board.store.tell(attempt)
 
@@ -227,10 +270,3 @@ def _upto(row: TrialRow, curve: Sequence[dict[str, float]], metric: str) -> Tria
     return dataclasses.replace(
         row, curve=list(curve), value=value, iterations=int(last["iteration"]), seconds=last["seconds"]
     )
-
-
-def rung_iterations(study: Study) -> tuple[int, ...]:
-    """The report points nearest to the study's rungs; the end is no rung."""
-    points = study.protocol.report_points()[:-1]
-    wanted = [fraction * study.protocol.iterations for fraction in study.search.rungs]
-    return tuple(sorted({min(points, key=lambda p: abs(p - w)) for w in wanted})) if points else ()

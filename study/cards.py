@@ -27,6 +27,10 @@ def study(definition: Study) -> list[Text]:
         lines += [Text(), Text(arm.name, style="bold"), Text(f"  method      {arm.method}")]
         lines.append(Text(f"  annotation  {_annotation(arm.annotation)}"))
         lines += [Text(f"  fixed       {key} = {value}") for key, value in arm.settings.items()]
+        lines += [Text(f"  protocol    {key} = {value}") for key, value in arm.protocol.items()]
+        if arm.pretraining is not None:
+            stage = arm.pretraining
+            lines.append(Text(f"  starts from {stage.method}, {_annotation(stage.annotation)}"))
         lines += [Text(f"  searched    {key} in {domain}") for key, domain in arm.search.items()]
     lines += [Text(), Text("Settings:", style="bold")]
     known = overrides.keys(definition).items()

@@ -141,4 +141,5 @@ def _summary(made: plan.Plan) -> str:
     )
     rungs = ", ".join(map(str, made.rungs))
     stops = f"; trials may stop early at iteration {rungs}" if rungs else ""
-    return f"{made.study}: {made.trials} trials{time}{stops}."
+    shared = f" after {made.pretrainings} shared pre-trainings" if made.pretrainings else ""
+    return f"{made.study}: {made.trials} trials{shared}{time}{stops}."

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from study.results import CaseRow, TrialRow
-from study.spec import METRICS
 from study.stats import Paired, case_means, holm, mean_interval, paired, verdict
+from trainables.metrics import METRICS
 
 BACKGROUND = 0  # class id; never part of a mean
 
@@ -96,7 +96,7 @@ def build(
 ) -> Answer:
     """The answer from all rows of a ledger, however far the study has come.
 
-    `metric` is one of `study.spec.METRICS`, `replicates` the planned number per arm. A case's value is the
+    `metric` is one of `trainables.metrics.METRICS`, `replicates` the planned number per arm. A case's value is the
     mean over its classes (without background) and volumes within a replicate, then over replicates. A
     structure absent from truth and prediction counts with its Dice and IoU of 1 and has no HD95.
     """

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from study.board import ArmBoard, Board
+from study.board import ArmBoard, Board, Job
 from study.results import TrialRow
 from study.spec import Study
 
@@ -79,10 +79,13 @@ class Screen:
 
     def _running(self) -> str:
         """One line whatever runs, so that the picture keeps its height."""
-        total = self.board.study.protocol.iterations
-        rows = [job.row for job in list(self.board.running.values())]
-        shown = (f"{r.arm} {r.phase} {r.number} {100 * r.iterations // total} %" for r in rows)
-        return f"{len(rows)} running: {' · '.join(shown)}" if rows else "nothing runs"
+        jobs = list(self.board.running.values())
+        shown = (f"{j.arm} {j.phase} {j.number} {_percent(j)} %" for j in jobs)
+        return f"{len(jobs)} running: {' · '.join(shown)}" if jobs else "nothing runs"
+
+
+def _percent(job: Job) -> int:
+    return 100 * job.row.iterations // max(1, job.trial.protocol.iterations)
 
 
 def _best(arm: ArmBoard) -> str:
@@ -108,9 +111,10 @@ class Progress:
 
     def remaining_iterations(self) -> float:
         """Expected optimiser steps left: a searched trial counts as long as its arm's were on average."""
-        study, total = self.board.study, 0.0
-        full = study.protocol.iterations
+        study = self.board.study
+        total = float(sum(trial.protocol.iterations for _, trial in self.board.pretraining.missing()))
         for arm in self.board.arms.values():
+            full = arm.protocol.iterations
             lengths = [row.iterations for row in list(arm.rows.values())]
             typical = sum(lengths) / len(lengths) if lengths else full
             total += typical * max(0, arm.target - len(lengths))

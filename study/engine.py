@@ -145,19 +145,25 @@ def _slots(resources: dict[str, float], machine: Machine) -> int:
     return min(slots, machine.max_concurrent or slots)
 
 
-def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: type, metric: str) -> None:
+def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: type) -> None:
     """Runs every job of the board, until it is finished or Ctrl-C (SIGTERM) asks to stop."""
     from ray import tune
 
     from study.ray_adapters import BoardScheduler, BoardSearcher
 
+    networks = board.pretraining.networks
+
     def config_of(job: Job) -> dict[str, Any]:
+        start = job.trial.pretraining
         return {
             "trial": job.trial.to_dict(),
             "key": job.row.key,
             "folder": str(trial_folder(folder, job.row.key)),
             "cache": str(folder.parent / "cache"),
-            "metric": metric,
+            "metric": board.study.metric,
+            "watch": list(board.study.watch),
+            "start": None if start is None else str(networks.file(start.key())),
+            "network": str(networks.file(job.row.key)) if job.phase == "pretrain" else None,
             "threads": machine.threads,
             "gpus": machine.gpus_per_trial,
             "job": list(job.id),

@@ -40,6 +40,10 @@ class Home:
     def datasets(self) -> Path:
         return self.path / "datasets"
 
+    @property
+    def networks(self) -> Path:
+        return self.path / "pretrained"
+
     def study(self, name: str) -> StudyFolder:
         return StudyFolder(self.path / name)
 

@@ -28,6 +28,8 @@ def keys(study: Study) -> dict[str, Any]:
     """Every key that `--set` takes for this study, with its value now."""
     out: dict[str, Any] = {"metric": study.metric, "network": study.network}
     for part in PARTS:
+        if getattr(study, part) is None:
+            continue
         values = dataclasses.asdict(getattr(study, part))
         out.update({f"{part}.{name}": value for name, value in values.items()})
     if study.data.size is not None:
@@ -56,8 +58,8 @@ def _set(study: Study, key: str, text: str) -> Study:
     if part in PARTS:
         old = getattr(study, part)
         value = _size(text) if full == "data.size" else _value(text, full, getattr(old, name))
-        if part == "protocol":
-            check_values(Protocol, {name: value}, owner="the protocol")
+        if isinstance(old, Protocol):
+            check_values(Protocol, {name: value}, owner=f"the {part}")
         return dataclasses.replace(study, **{part: dataclasses.replace(old, **{name: value})})
     if part == "network":
         current = dataclasses.asdict(networks.config_of(study.network)(**study.network_settings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from search_spaces import space_of
 from study.proposals import sampler_name
-from study.spec import Arm, Study, base_point
+from study.spec import Arm, Stage, Study, base_point
 from trainables import discovery
 from trainables.annotations import cost_seconds
 from trainables.batches import weak_labels
@@ -40,12 +40,43 @@ def trial_of(
         annotation=arm.annotation,
         network=study.network,
         network_settings=study.network_settings,
-        protocol=dataclasses.replace(study.protocol, **protocol),
+        protocol=dataclasses.replace(study.protocol, **arm.protocol, **protocol),
         data=data,
         fold=fold,
         seed=seed,
         test=test,
+        pretraining=_pretraining_of(study, arm.pretraining, data, seed=seed, fold=fold),
     )
+
+
+def _pretraining_of(
+    study: Study, stage: Stage | None, data: DataSource, *, seed: int, fold: int
+) -> Trial | None:
+    """Depends on neither the arm nor its parameters: arms with the same stage share it."""
+    if stage is None:
+        return None
+    assert study.pretraining is not None
+    return Trial(
+        method=stage.method,
+        settings=stage.settings,
+        annotation=stage.annotation,
+        network=study.network,
+        network_settings=study.network_settings,
+        protocol=study.pretraining,
+        data=data,
+        fold=fold,
+        seed=seed,
+    )
+
+
+def pretrainings(study: Study, data: DataSource) -> dict[str, Trial]:
+    """Every pre-training that the study may start from, once each, by key: the search's first."""
+    used = [(study.search.seed, study.data.fold), *study.replicates.pairs()]
+    stages = [arm.pretraining for arm in study.arms]
+    trials = (
+        _pretraining_of(study, stage, data, seed=seed, fold=fold) for seed, fold in used for stage in stages
+    )
+    return {trial.key(): trial for trial in trials if trial is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +109,14 @@ class Plan:
     arms: tuple[ArmPlan, ...]
     rungs: tuple[int, ...]
     concurrency: int
+    pretrainings: int
+    """Trainings that arms start from and share; those whose network a home already holds are not repeated."""
+    pretraining_seconds: float | None
+    """Of one worker, for all of them; None when not measured."""
 
     @property
     def trials(self) -> int:
+        """Of the arms; the pre-trainings come on top."""
         return sum(arm.trials for arm in self.arms)
 
     @property
@@ -89,7 +125,7 @@ class Plan:
         known = [
             a.iterations * a.seconds_per_iteration for a in self.arms if a.seconds_per_iteration is not None
         ]
-        return sum(known) if len(known) == len(self.arms) else None
+        return sum(known) + (self.pretraining_seconds or 0.0) if len(known) == len(self.arms) else None
 
     @property
     def wall_seconds(self) -> tuple[float, float] | None:
@@ -97,6 +133,7 @@ class Plan:
         if self.training_seconds is None:
             return None
         least = sum(self._fewest_iterations(a) * (a.seconds_per_iteration or 0.0) for a in self.arms)
+        least += self.pretraining_seconds or 0.0
         return least / self.concurrency, self.training_seconds / self.concurrency
 
     def _fewest_iterations(self, arm: ArmPlan) -> float:
@@ -111,9 +148,11 @@ def make(
     annotation_seconds: Mapping[str, float],
     rungs: tuple[int, ...],
     concurrency: int,
+    missing: Sequence[Trial] = (),
     speed: Mapping[str, float] | None = None,
 ) -> Plan:
-    """The plan of a study; `speed` holds measured seconds per iteration by arm."""
+    """The plan of a study; `missing` are the pre-trainings that a home lacks, `speed` holds measured seconds
+    per iteration by arm."""
     arms = []
     for arm in study.arms:
         search = study.search.trials if arm.search else 1
@@ -127,19 +166,30 @@ def make(
                 search_trials=search,
                 confirm_trials=study.num_replicates,
                 searched=tuple(arm.search),
-                iterations=(search + study.num_replicates) * study.protocol.iterations,
+                iterations=(search + study.num_replicates)
+                * dataclasses.replace(study.protocol, **arm.protocol).iterations,
                 annotation_seconds=annotation_seconds[arm.name],
                 seconds_per_iteration=None if speed is None else speed[arm.name],
             )
         )
-    return Plan(study=study.name, arms=tuple(arms), rungs=rungs, concurrency=concurrency)
+    steps = sum(trial.protocol.iterations for trial in missing)
+    return Plan(
+        study=study.name,
+        arms=tuple(arms),
+        rungs=rungs,
+        concurrency=concurrency,
+        pretrainings=len(missing),
+        # A supervised step is as long as the shortest of the arms' steps: it has no weak loss.
+        pretraining_seconds=None if speed is None else steps * min(speed.values()),
+    )
 
 
 def check_arms(study: Study, dataset: Dataset, data: DataSource) -> dict[str, float]:
     """Every arm's annotator seconds. Raises UserError for an arm that could not be trained.
 
-    The weak labels of each arm are really made, once, so that a budget which no image can fill or a
-    scribble that the data lack is refused here and not in a worker.
+    The weak labels of each arm are really made and the loss of two images is really computed, once, so that a
+    budget which no image can fill, a scribble that the data lack or a statistic that a method's settings ask
+    for in vain is refused here and not in a worker.
     """
     train = dataset.folds[study.data.fold].train
     masks = np.asarray(dataset.masks_NHW[train])
@@ -149,9 +199,32 @@ def check_arms(study: Study, dataset: Dataset, data: DataSource) -> dict[str, fl
             study, arm, base_point(study, arm), data, seed=study.search.seed, fold=study.data.fold, test=False
         )
         trial.check()
-        weak_labels(trial, dataset)
-        seconds[arm.name] = float(cost_seconds(arm.annotation, masks, dataset.num_classes).sum())
+        stages = [trial] if trial.pretraining is None else [trial, trial.pretraining]
+        # An image that one stage has dense and the other clicked is paid for once: a mask holds the clicks.
+        for stage in stages:
+            _try_out(stage, dataset)
+        costs = [
+            cost_seconds(stage.annotation, masks, weak_labels(stage, dataset).labelled_N, dataset.num_classes)
+            for stage in stages
+        ]
+        seconds[arm.name] = float(np.max(costs, axis=0).sum())
     return seconds
+
+
+def _try_out(trial: Trial, dataset: Dataset) -> None:
+    """One loss. Raises UserError where a worker's first step would."""
+    import torch
+
+    from trainables.loop import Training
+
+    protocol = trial.protocol
+    size = min(2, protocol.batch_size)
+    small = dataclasses.replace(
+        protocol, batch_size=size, labelled_per_batch=min(size, protocol.labelled_per_batch)
+    )
+    training = Training(dataclasses.replace(trial, protocol=small), dataset, torch.device("cpu"))
+    with torch.no_grad():
+        training.method.losses(training.net, training.batches.batch(0), training.state, 0.0)
 
 
 def measure(

@@ -45,7 +45,7 @@ def clean(name: str) -> str:
 
 def run_name(row: TrialRow) -> str:
     """What the run table shows: "points · search 3", "points · confirm seed 101"."""
-    which = f"seed {row.seed}" if row.phase == "confirm" else str(row.number)
+    which = str(row.number) if row.phase == "search" else f"seed {row.seed}"
     return f"{row.arm} · {row.phase} {which}"
 
 

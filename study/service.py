@@ -15,13 +15,15 @@ from search_spaces import UserError
 from study import answer as answers
 from study import datasets, engine, plan, storage
 from study.answer import Answer
-from study.board import Board, rung_iterations
+from study.arm_board import rung_iterations
+from study.board import Board
 from study.console import Screen, introduction
 from study.engine import Machine
 from study.home import Home, StudyFolder, agree
 from study.pictures import learning_curves
+from study.pretraining import Networks
 from study.results import TrialRow
-from study.spec import Study
+from study.spec import PRETRAINING, Study
 from study.tracking import Tracker
 from trainables.data.dataset import Dataset
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
@@ -48,11 +50,15 @@ class Prepared:
         return self.home.study(self.study.name)
 
     def plan(self, *, slots: int = 1, speed: Mapping[str, float] | None = None) -> plan.Plan:
+        networks = Networks(self.home.networks)
         return plan.make(
             self.study,
             annotation_seconds=self.annotation_seconds,
-            rungs=rung_iterations(self.study),
+            rungs=rung_iterations(self.study.protocol, self.study.search.rungs),
             concurrency=slots,
+            missing=[
+                t for key, t in plan.pretrainings(self.study, self.data).items() if not networks.has(key)
+            ],
             speed=speed,
         )
 
@@ -87,9 +93,9 @@ class Listeners:
     def trial_ended(self, row: TrialRow) -> None:
         trial = engine.trial_folder(self.folder, row.key)
         self.tracker.trial_ended(row, _existing((trial / SAMPLES, "samples")))
-        if (
-            row.phase == "search"
-        ):  # its row says all; the selected configuration is trained anew on fresh seeds
+        # A search's row says all, and its best is trained anew on fresh seeds; of a pre-training the network
+        # alone is needed.
+        if row.phase != "confirm":
             with contextlib.suppress(OSError):
                 (trial / CHECKPOINT).unlink(missing_ok=True)
 
@@ -117,7 +123,7 @@ def run(
         if frozen is not None:
             agree(frozen, study)
         tracker = _tracker(prepared, tracking_uri)
-        tracker.start([arm.name for arm in study.arms])
+        tracker.start([*([PRETRAINING] if study.pretraining else []), *(arm.name for arm in study.arms)])
         folder.freeze(study)
         console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
         board = Board(
@@ -128,6 +134,7 @@ def run(
             class_names=prepared.dataset.class_names,
             annotation_seconds=prepared.annotation_seconds,
             listener=Listeners(tracker, folder.path),
+            networks=Networks(prepared.home.networks),
         )
         tracker.reconcile(folder.ledger.trials())
         try:
@@ -146,7 +153,7 @@ def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder,
         try:
             machine, slots = engine.connect(machine)
             with Screen(console, board, slots):
-                engine.run(board, machine, slots, folder.path, trainable=trainable, metric=board.study.metric)
+                engine.run(board, machine, slots, folder.path, trainable=trainable)
         finally:
             engine.disconnect()
     if not board.finished():

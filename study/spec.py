@@ -10,19 +10,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search_spaces import Choice, Domain, Float, Int, UserError, nearest, space_of
+from search_spaces.fields import check_values
 from trainables import discovery
 from trainables.annotations import Annotation
+from trainables.metrics import METRICS
 from trainables.protocol import Protocol
 
 FORMAT = 1
 """Version of spec.json and of the run folder around it."""
 
-METRICS = {"dice": True, "iou": True, "hd95": False, "area_error": False, "size_error": False}
-"""What a study may select and judge by; True where greater is better."""
-
 SAMPLERS = ("auto", "gp", "tpe", "random")
 GP_LIMIT = 300
 """Trials up to which a Gaussian process is the better sampler (measured, eight mixed parameters)."""
+
+
+PRETRAINING = "pre-training"
+"""Stands where an arm's name does, in the ledger and in MLflow, for the trainings that arms start from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A training whose network an arm's trials start from; its protocol is the study's `pretraining`."""
+
+    method: str
+    annotation: Annotation
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +46,9 @@ class Arm:
     annotation: Annotation
     settings: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Domain] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """What this arm changes in the study's protocol."""
+    pretraining: Stage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +100,16 @@ class Study:
     pairs: tuple[tuple[str, str], ...] = ()
     """Arms to compare; empty means every pair."""
     metric: str = "dice"
+    watch: tuple[str, ...] = ()
+    """Further metrics that every validation computes, for the curves; nothing is selected by them."""
     data: Data = field(default_factory=Data)
     search: Search = field(default_factory=Search)
     replicates: Replicates = field(default_factory=Replicates)
     network: str = "unet"
     network_settings: Mapping[str, Any] = field(default_factory=dict)
     protocol: Protocol = field(default_factory=Protocol)
+    pretraining: Protocol | None = None
+    """The protocol of the arms' pre-training stages; None where no arm has one."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -123,7 +142,7 @@ class Study:
             "format": FORMAT,
             **raw,
             "arms": [_arm_to_dict(a) for a in self.arms],
-            **{k: dataclasses.asdict(raw[k]) for k in PARTS},
+            **{k: None if raw[k] is None else dataclasses.asdict(raw[k]) for k in PARTS},
             "network_settings": dict(self.network_settings),
         }
 
@@ -139,12 +158,14 @@ class Study:
                 f"{FORMAT}; use the program's version that wrote it, or another --home."
             )
         values = {k: v for k, v in raw.items() if k != "format"}
-        missing = [name for name in ("name", "question", "arms", *PARTS) if name not in values]
+        needed = ("name", "question", "arms", "protocol", "search", "data", "replicates")
+        missing = [name for name in needed if name not in values]
         if missing:
             raise UserError(f"A study must hold {', '.join(missing)}, but this one does not; restore it.")
         values["arms"] = tuple(_arm_from_dict(a) for a in values["arms"])
         values["pairs"] = tuple((a, b) for a, b in values.get("pairs", ()))
-        return _part(cls, values | {key: _part(part, values[key]) for key, part in PARTS.items()})
+        parts = {key: _part(part, values[key]) for key, part in PARTS.items() if values.get(key) is not None}
+        return _part(cls, values | parts)
 
     @classmethod
     def from_json(cls, text: str) -> Study:
@@ -153,6 +174,7 @@ class Study:
 
 PARTS: dict[str, type[Any]] = {
     "protocol": Protocol,
+    "pretraining": Protocol,
     "search": Search,
     "data": Data,
     "replicates": Replicates,
@@ -180,7 +202,7 @@ def space(method: str, *names: str, **narrowed: Domain) -> dict[str, Domain]:
 def base_point(study: Study, arm: Arm) -> dict[str, Any]:
     """The arm's configuration before any search: what its file fixes, else the published defaults."""
     defaults = discovery.load(arm.method)()
-    protocol = dataclasses.asdict(study.protocol)
+    protocol = {**dataclasses.asdict(study.protocol), **arm.protocol}
     return {
         name: arm.settings[name] if name in arm.settings else protocol[name] if name in protocol
         else getattr(defaults, name)
@@ -192,12 +214,14 @@ def _check(study: Study) -> None:
     names = [a.name for a in study.arms]
     _rule(len(names) > 0, f"Study {study.name} needs at least one arm")
     _rule(len(set(names)) == len(names), f"Arms of {study.name} must have different names, but got {names}")
+    _rule(PRETRAINING not in names, f"No arm may be called {PRETRAINING!r}: shared trainings are; rename it")
     for pair in study.pairs:
         for name in pair:
             _rule(name in names, f"The pair {pair} names no arm {name!r}.{nearest(name, names)}")
-    if study.metric not in METRICS:
-        near = nearest(study.metric, METRICS)
-        raise UserError(f"There is no metric {study.metric!r}.{near} Metrics: {', '.join(METRICS)}.")
+    for metric in (study.metric, *study.watch):
+        if metric not in METRICS:
+            near = nearest(metric, METRICS)
+            raise UserError(f"There is no metric {metric!r}.{near} Metrics: {', '.join(METRICS)}.")
     search, replicates = study.search, study.replicates
     _rule(search.trials >= 1, f"--trials must be 1 or more, but got {search.trials}")
     _rule(search.lookahead >= 1, f"search.lookahead must be 1 or more, but got {search.lookahead}")
@@ -223,6 +247,13 @@ def _check(study: Study) -> None:
     )
     for arm in study.arms:
         space(arm.method, **arm.search)
+        check_values(Protocol, arm.protocol, owner=f"the protocol of arm {arm.name!r}")
+        _rule(
+            arm.pretraining is None or study.pretraining is not None,
+            f"Arm {arm.name!r} starts from a pre-training, so the study needs `pretraining`, its protocol",
+        )
+        both = sorted(arm.protocol.keys() & arm.search.keys())
+        _rule(not both, f"Arm {arm.name!r} both fixes and searches {', '.join(both)}; do one")
         for name, value in base_point(study, arm).items():
             domain = arm.search[name]
             _rule(
@@ -251,6 +282,16 @@ def _arm_to_dict(arm: Arm) -> dict[str, Any]:
         "annotation": arm.annotation.to_dict(),
         "settings": dict(arm.settings),
         "search": {k: dataclasses.asdict(d) for k, d in arm.search.items()},
+        "protocol": dict(arm.protocol),
+        "pretraining": None if arm.pretraining is None else _stage_to_dict(arm.pretraining),
+    }
+
+
+def _stage_to_dict(stage: Stage) -> dict[str, Any]:
+    return {
+        "method": stage.method,
+        "annotation": stage.annotation.to_dict(),
+        "settings": dict(stage.settings),
     }
 
 
@@ -258,6 +299,11 @@ def _arm_from_dict(raw: Mapping[str, Any]) -> Arm:
     values = dict(raw)
     values["annotation"] = Annotation.from_dict(values["annotation"])
     values["search"] = {k: _domain(d) for k, d in values["search"].items()}
+    if values.get("pretraining") is not None:
+        stage = dict(values["pretraining"])
+        values["pretraining"] = _part(
+            Stage, {**stage, "annotation": Annotation.from_dict(stage["annotation"])}
+        )
     arm: Arm = _part(Arm, values)
     return arm
 

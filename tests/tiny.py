@@ -70,6 +70,7 @@ def a_batch(
         images_NHW=images_NHW,
         masks_NHW=masks_NHW,
         volume_ids=[str(v) for v in volume_N],
+        spacing_mm=np.full((num_images, 3), 0.5),
         num_classes=num_classes,
     )
     return Batch(
@@ -77,6 +78,7 @@ def a_batch(
         labels_BHW=torch.from_numpy(labels_NHW),
         statistics={name: torch.from_numpy(values) for name, values in statistics.items()},
         volume_B=torch.from_numpy(volume_N),
+        pixel_mm_B=torch.full((num_images,), 0.5),
     )
 
 

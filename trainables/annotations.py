@@ -13,15 +13,16 @@ import numpy as np
 from scipy import ndimage
 
 from search_spaces import UserError, nearest
-from trainables.statistics import STATISTICS, bounding_box, pixel_counts, summary_statistics
+from trainables.statistics import OBJECT_SIZES, STATISTICS, bounding_box, pixel_counts, summary_statistics
 
 PIXELS = ("none", "points", "fg_points", "scribble", "dense")
 PLACEMENTS = ("uniform", "center")
+SEVERAL_OBJECTS = ("refuse", "thickest")
 
 UNLABELLED = 255
 """Equal to `trainables.method.IGNORE`, which would load torch (a test holds the two together)."""
 
-EXTENTS = ("area", "volume_area", "perimeter", "size")
+EXTENTS = ("area", "volume_area", "perimeter", *OBJECT_SIZES)
 """The statistics that measure how large something is: those that `statistic_error` distorts."""
 
 TAG_SECONDS = 1.0
@@ -41,19 +42,26 @@ class Annotation:
     "fg_points" (the same without background); "scribble" (as stored in the data set); "dense" (full masks).
     pixel_budget: pixels per class and image; 0 is the level without any labelled pixel.
     placement: of points: "uniform" over the class, or "center" (farthest from the class's boundary first).
+    labelled_images: how many training images have labelled pixels at all; None means every one. A larger
+    number's images contain a smaller one's; statistics are given for every image either way.
     statistics: names out of STATISTICS.
+    several_objects: what a size means in an image that holds several objects of a class: "refuse" the data
+    set, or the size of the "thickest" object.
     statistic_error: relative standard deviation of the reported EXTENTS, in [0, 2].
     """
 
     pixels: str = "none"
     pixel_budget: int = 0
     placement: str = "uniform"
+    labelled_images: int | None = None
     statistics: tuple[str, ...] = ()
+    several_objects: str = "refuse"
     statistic_error: float = 0.0
 
     def __post_init__(self) -> None:
         _check_name("pixels", self.pixels, PIXELS)
         _check_name("placement", self.placement, PLACEMENTS)
+        _check_name("several_objects", self.several_objects, SEVERAL_OBJECTS)
         for name in self.statistics:
             _check_name("statistics", name, STATISTICS)
         if len(set(self.statistics)) != len(self.statistics):
@@ -66,6 +74,11 @@ class Annotation:
             raise UserError(
                 f"pixel_budget goes with pixels = 'points' or 'fg_points', but got {self.pixel_budget} with "
                 f"pixels = {self.pixels!r}; leave it out."
+            )
+        if self.labelled_images is not None and self.labelled_images < 1:
+            raise UserError(
+                f"labelled_images must be 1 or more, but got {self.labelled_images}; use pixels = 'none' to "
+                "label no image."
             )
         if not 0.0 <= self.statistic_error <= 2.0:
             raise UserError(
@@ -107,10 +120,9 @@ class Annotation:
                     f"An annotation has no setting {name!r}.{nearest(name, defaults)} "
                     f"It has: {', '.join(defaults)}."
                 )
-            if not _same_kind(value, defaults[name]):
-                raise UserError(
-                    f"annotation: {name} must be like its default {defaults[name]!r}, but got {value!r}."
-                )
+            like = 100 if name == "labelled_images" else defaults[name]
+            if not (_same_kind(value, like) or value is defaults[name] is None):
+                raise UserError(f"annotation: {name} must be like {like!r}, but got {value!r}.")
         return cls(**{**settings, "statistics": tuple(settings.get("statistics", ()))})
 
 
@@ -140,6 +152,8 @@ class WeakLabels:
     """uint8 class ids, UNLABELLED where nobody annotated."""
     statistics: dict[str, np.ndarray]
     """float32 [N,K] by name ([N,K,2] for "centroid"), see `trainables.statistics.summary_statistics`."""
+    labelled_N: np.ndarray
+    """True for the images of which pixels were labelled."""
 
 
 def annotate(
@@ -150,6 +164,7 @@ def annotate(
     scribbles_NHW: np.ndarray | None,
     image_ids: Sequence[str],
     volume_ids: Sequence[str],
+    spacing_mm: np.ndarray,
     num_classes: int,
     seed: int,
 ) -> WeakLabels:
@@ -159,15 +174,24 @@ def annotate(
     of the images, nor the other images, nor the budget matters, and a larger budget's points contain a
     smaller one's. An image in which a class has fewer pixels than the budget has them all labelled.
 
+    spacing_mm [N,3] is needed for sizes in millimetres only; NaN where unknown.
+
     Raises UserError where scribbles are asked for but absent, where points are asked for and no image holds
-    one of their classes, or where the budget exceeds a class's pixels in every image.
+    one of their classes, where the budget exceeds a class's pixels in every image, where more images are to
+    be labelled than there are, where a size is asked of several objects, or millimetres of pixels that have
+    no one side.
     """
     labels_NHW = _labels(annotation, masks_NHW, scribbles_NHW, image_ids, num_classes, seed)
+    labelled_N = _labelled(annotation, image_ids, seed)
+    labels_NHW[~labelled_N] = UNLABELLED
+    if annotation.several_objects == "refuse" and set(annotation.statistics) & set(OBJECT_SIZES):
+        _require_one_object(masks_NHW, num_classes)
     statistics = summary_statistics(
         annotation.statistics,
         images_NHW=images_NHW,
         masks_NHW=masks_NHW,
         volume_ids=volume_ids,
+        spacing_mm=spacing_mm,
         num_classes=num_classes,
     )
     if annotation.statistic_error > 0.0:
@@ -177,7 +201,36 @@ def annotate(
             # Nobody reports more than the whole image.
             ceiling = 1.0 if name in ("area", "volume_area") else np.inf
             statistics[name] = np.minimum(reported_NK, ceiling).astype(np.float32)
-    return WeakLabels(labels_NHW, statistics)
+    return WeakLabels(labels_NHW, statistics, labelled_N)
+
+
+def _labelled(annotation: Annotation, image_ids: Sequence[str], seed: int) -> np.ndarray:
+    """Which images the annotator of pixels is given, bool [N]."""
+    count = annotation.labelled_images
+    if annotation.pixels == "none" or (annotation._has_points and not annotation.pixel_budget):
+        return np.zeros(len(image_ids), bool)
+    if count is None:
+        return np.ones(len(image_ids), bool)
+    if count > len(image_ids):
+        raise UserError(
+            f"labelled_images must not exceed the training images, but got {count} of {len(image_ids)}; use "
+            "fewer, or leave it out to label all."
+        )
+    places_N = [_generator("labelled", image_id, seed).random() for image_id in image_ids]
+    labelled_N = np.zeros(len(image_ids), bool)
+    labelled_N[np.argsort(places_N)[:count]] = True
+    return labelled_N
+
+
+def _require_one_object(masks_NHW: np.ndarray, num_classes: int) -> None:
+    for class_id in range(1, num_classes):
+        several = sum(ndimage.label(mask_HW == class_id, np.ones((3, 3)))[1] > 1 for mask_HW in masks_NHW)
+        if several:
+            raise UserError(
+                f"A size is that of one object, but {several} of {len(masks_NHW)} training images hold "
+                f"several objects of class {class_id}; set several_objects = 'thickest' in the annotation to "
+                "take the thickest one's, or leave those images out."
+            )
 
 
 def _labels(
@@ -262,10 +315,13 @@ def _generator(*key: str | int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def cost_seconds(annotation: Annotation, masks_NHW: np.ndarray, num_classes: int) -> np.ndarray:
+def cost_seconds(
+    annotation: Annotation, masks_NHW: np.ndarray, labelled_N: np.ndarray, num_classes: int
+) -> np.ndarray:
     """Annotator seconds per image, float64 [N]; points by the number really placed.
 
-    Statistics cost nothing because the report holds them anyway; only "presence" is charged as a tag.
+    labelled_N: `WeakLabels.labelled_N`, the images of which pixels were asked. Statistics cost nothing
+    because the report holds them anyway; only "presence" is charged as a tag.
     """
     seconds_N = np.zeros(len(masks_NHW))
     if annotation.pixels == "scribble":
@@ -276,6 +332,7 @@ def cost_seconds(annotation: Annotation, masks_NHW: np.ndarray, num_classes: int
     if classes:
         asked_NK = pixel_counts(masks_NHW, num_classes)[:, classes.start :]
         seconds_N += POINT_SECONDS * np.minimum(asked_NK, annotation.pixel_budget).sum(axis=1)
+    seconds_N[~labelled_N] = 0.0
     if "presence" in annotation.statistics:
         seconds_N += TAG_SECONDS
     return seconds_N

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables import discovery
 from trainables.annotations import Annotation, WeakLabels, annotate
 from trainables.data import augment
 from trainables.data.dataset import Dataset
 from trainables.method import Batch
 from trainables.seeds import stable_seed
+from trainables.statistics import pixel_side_mm
 from trainables.trial import Trial
 
 RESIDENT_SHARE = 0.4
@@ -43,6 +45,7 @@ def _annotate(trial: Trial, dataset: Dataset) -> WeakLabels:
         scribbles_NHW=None if dataset.scribbles_NHW is None else dataset.scribbles_NHW[rows],
         image_ids=[dataset.image_ids[r] for r in rows],
         volume_ids=[dataset.volume_ids[r] for r in rows],
+        spacing_mm=dataset.spacing_mm[rows],
         num_classes=dataset.num_classes,
         seed=trial.seed,
     )
@@ -66,6 +69,13 @@ class BatchSource:
         labels = weak_labels(trial, dataset)
         self.labels = _as_tensor(labels.labels_NHW).to(device)
         self.statistics = {name: torch.from_numpy(v).to(device) for name, v in labels.statistics.items()}
+        self.pixel_mm: Tensor | None = None
+        if "size_mm" in labels.statistics:
+            sides = pixel_side_mm(dataset.spacing_mm[self.train_rows])
+            self.pixel_mm = torch.from_numpy(sides.astype(np.float32)).to(device)
+        self.labelled = np.flatnonzero(labels.labelled_N)
+        useful = discovery.load(trial.method).learns_from_unlabelled or not len(self.labelled)
+        self.drawn = np.arange(len(self.train_rows)) if useful else self.labelled
         self.pixels = self._place(_as_tensor(dataset.images_NHW))
         self.tables = augment.symmetries(trial.protocol.augmentation, *dataset.shape).to(device)
         self.volumes: list[np.ndarray] | None = None
@@ -88,8 +98,7 @@ class BatchSource:
         """The training batch of step `iteration`, augmented."""
         size = self.trial.protocol.batch_size
         if self.volumes is None:
-            positions = self._draw(len(self.train_rows), iteration * size, size)
-            volume = None
+            positions, volume = self._images_of(iteration, size), None
         else:
             positions, volume = self._whole_volumes(iteration, size)
         choice = self._symmetries_of(iteration, len(positions))
@@ -105,17 +114,30 @@ class BatchSource:
             labels_BHW=augment.apply(self.labels[index], self.tables, choice).long(),
             statistics=statistics,
             volume_B=None if volume is None else torch.from_numpy(volume).to(self.device),
+            pixel_mm_B=None if self.pixel_mm is None else self.pixel_mm[index],
         )
 
-    def _draw(self, population: int, start: int, count: int) -> np.ndarray:
+    def _images_of(self, iteration: int, size: int) -> np.ndarray:
+        """First the images that have labelled pixels, as many as the protocol asks, then any."""
+        first = self.trial.protocol.labelled_per_batch
+        rest = size - first
+        parts = []
+        if first:
+            chosen = self._draw(len(self.labelled), iteration * first, first, "order of labelled")
+            parts.append(self.labelled[chosen])
+        if rest:
+            parts.append(self.drawn[self._draw(len(self.drawn), iteration * rest, rest)])
+        return np.concatenate(parts)
+
+    def _draw(self, population: int, start: int, count: int, stream: str = "order") -> np.ndarray:
         """Positions start .. start + count of an endless row of shuffled passes over the population."""
         passes = range(start // population, (start + count - 1) // population + 1)
-        order = np.concatenate([self._shuffled(population, p) for p in passes])
+        order = np.concatenate([self._shuffled(population, p, stream) for p in passes])
         offset = start - passes[0] * population
         return order[offset : offset + count]
 
-    def _shuffled(self, population: int, turn: int) -> np.ndarray:
-        rng = np.random.default_rng(stable_seed("order", self.trial.seed, turn))
+    def _shuffled(self, population: int, turn: int, stream: str) -> np.ndarray:
+        rng = np.random.default_rng(stable_seed(stream, self.trial.seed, turn))
         return rng.permutation(population)
 
     def _whole_volumes(self, iteration: int, size: int) -> tuple[np.ndarray, np.ndarray]:

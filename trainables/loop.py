@@ -7,7 +7,7 @@ checkpoint is bit for bit the training that was not (on the CPU, with the same n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,25 @@ class NotFiniteError(ArithmeticError):
 class Training:
     """One trial between its first step and its scores."""
 
-    def __init__(self, trial: Trial, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        dataset: Dataset,
+        device: torch.device,
+        *,
+        network: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """network: the weights that a pre-trained trial starts from, instead of random ones."""
         self.trial, self.dataset, self.device = trial, dataset, device
         self.split = dataset.folds[trial.fold]
         self.iteration = 0
+        self.kept: dict[str, Any] | None = None
+        """The validation metrics and the weights that the protocol keeps so far."""
         torch.manual_seed(stable_seed("weights", trial.seed))
         self.method = discovery.load(trial.method)(**trial.settings)
         self.net: Network = networks.build(trial.network, trial.network_settings, dataset.num_classes)
+        if network is not None:
+            self.net.load_state_dict(network)
         self.state = self.method.init(self.net)
         # NHWC is what tensor cores take without a transpose; on CPUs it was measured to gain nothing here.
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
@@ -77,6 +89,8 @@ class Training:
         """
         self.net.train()
         self.state.train()
+        if until == self.iteration:
+            return {}
         start, sums = self.iteration, dict[str, Tensor]()
         while self.iteration < until:
             for name, value in self._step().items():
@@ -118,16 +132,35 @@ class Training:
         classes: np.ndarray = logits.argmax(1).to(torch.uint8).cpu().numpy()
         return classes
 
-    def validate(self, metric: str) -> float:
-        """The study's metric on the validation split: mean over volumes, then over foreground classes."""
+    def validate(self, names: Sequence[str]) -> dict[str, float]:
+        """Metrics on the validation split: mean over volumes, then over foreground classes."""
         rows, data = self.split.val, self.dataset
-        if metric == "dice":  # the common case without any distance transform
+        if set(names) == {"dice"}:  # the common case without any distance transform
             volumes = [data.volume_ids[r] for r in rows]
             predictions = self.predict(rows)
-            return float(
-                metrics.dice_per_volume(predictions, data.masks_NHW[rows], volumes, data.num_classes).mean()
-            )
-        return metrics.mean_score(self.score(rows, distances=metric == "hd95"), metric)
+            dice = metrics.dice_per_volume(predictions, data.masks_NHW[rows], volumes, data.num_classes)
+            return {"dice": float(dice.mean())}
+        scores = self.score(rows, distances="hd95" in names)
+        return {name: metrics.mean_score(scores, name) for name in names}
+
+    def keep(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        """Keeps the weights as they are if the protocol's rule prefers them; returns the kept ones' metrics.
+
+        values: what `validate` just gave, with the metric that the rule names (`protocol.kept_by`).
+        """
+        metric = self.trial.protocol.kept_by
+        if metric is None:
+            return values
+        if self.kept is None or metrics.is_better(values[metric], self.kept["values"][metric], metric):
+            weights = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+            self.kept = {"values": dict(values), "weights": weights}
+        kept: dict[str, float] = self.kept["values"]
+        return kept
+
+    def restore_kept(self) -> None:
+        """Puts the kept weights into the network: those that are tested and handed on."""
+        if self.kept is not None:
+            self.net.load_state_dict(self.kept["weights"])
 
     def score(self, rows: np.ndarray, *, distances: bool = True) -> list[metrics.CaseScore]:
         """Every metric per volume and foreground class of the data set's rows."""
@@ -155,6 +188,7 @@ class Training:
             "net": self.net.state_dict(),
             "state": self.state.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "kept": self.kept,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -162,6 +196,7 @@ class Training:
         self.net.load_state_dict(saved["net"])
         self.state.load_state_dict(saved["state"])
         self.optimiser.load_state_dict(saved["optimiser"])
+        self.kept = saved["kept"]
 
 
 def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -55,6 +55,8 @@ class Batch:
     """By name (see `trainables.annotations.STATISTICS`), float32; NaN where undefined."""
     volume_B: Int[Tensor, " B"] | None = None
     """Index of each image's volume within the batch, 0 .. number of volumes - 1."""
+    pixel_mm_B: Float[Tensor, " B"] | None = None
+    """Side of each image's pixels in mm; there when a statistic in mm is."""
 
 
 class AbstractMethod(abc.ABC):
@@ -63,6 +65,8 @@ class AbstractMethod(abc.ABC):
     paper: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     """Of "pixels", "dense", "statistics": what the annotation of an arm must hold for this method."""
+    learns_from_unlabelled: ClassVar[bool]
+    """Whether an image without a labelled pixel teaches it anything; if not, none is drawn."""
 
     @abc.abstractmethod
     def init(self, net: Network) -> State:

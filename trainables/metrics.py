@@ -264,6 +264,10 @@ def dice_per_volume(
     return np.divide(2 * shared_VK, total_VK, out=np.ones(total_VK.shape), where=total_VK > 0)
 
 
+METRICS = {"dice": True, "iou": True, "hd95": False, "area_error": False, "size_error": False}
+"""What a study may select and judge by; True where greater is better."""
+
+
 def _by_class(scores: Sequence[CaseScore], metric: str) -> dict[int, list[float]]:
     values: dict[int, list[float]] = {}
     for score in scores:
@@ -274,6 +278,13 @@ def _by_class(scores: Sequence[CaseScore], metric: str) -> dict[int, list[float]
 def mean_dice(scores: Sequence[CaseScore]) -> float:
     """Mean over volumes for each class, then mean over the classes."""
     return float(np.mean([np.mean(values) for values in _by_class(scores, "dice").values()]))
+
+
+def is_better(value: float, than: float, metric: str) -> bool:
+    """Whether a metric's value beats another; NaN beats nothing, and everything beats NaN."""
+    if math.isnan(value) or math.isnan(than):
+        return not math.isnan(value)
+    return value > than if METRICS[metric] else value < than
 
 
 def mean_score(scores: Sequence[CaseScore], metric: str) -> float:

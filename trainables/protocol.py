@@ -20,19 +20,32 @@ class Protocol:
     momentum: float = hp(0.9, Float(0.0, 0.999), source=WSL, unit="1 (Adam: beta 1)", search=False)
     weight_decay: float = hp(1e-4, Float(1e-6, 1e-2, log=True), source=WSL, search=False)
     schedule: str = hp("poly", Choice(("poly", "cosine", "constant")), source=WSL, search=False)
-    iterations: int = hp(60_000, Int(1, 1_000_000), source=WSL, unit="optimiser steps", search=False)
+    iterations: int = hp(60_000, Int(0, 1_000_000), source=WSL, unit="optimiser steps", search=False)
     batch_size: int = hp(12, Int(1, 1024), source=WSL, unit="images", search=False)
+    labelled_per_batch: int = hp(
+        0, Int(0, 1024), source="0: drawn like the others", unit="images with labelled pixels", search=False
+    )
     augmentation: str = hp(
         "flips_turns", Choice(("flips_turns", "flips", "none")), source="area-preserving only", search=False
     )
     precision: str = hp(
         "auto", Choice(("auto", "float32")), source="bf16 autocast on GPUs that have it", search=False
     )
+    keep: str = hp(
+        "last", Choice(("last", "best_dice", "best_iou", "best_size_error")), source=WSL,
+        unit="weights that are scored, by validation", search=False,
+    )  # fmt: skip
     reports: int = hp(10, Int(1, 1000), source="ours", unit="validations in a whole trial", search=False)
+
+    @property
+    def kept_by(self) -> str | None:
+        """The metric whose best validation decides which weights are scored; None for the last ones."""
+        return self.keep.removeprefix("best_") if self.keep != "last" else None
 
     def report_points(self) -> tuple[int, ...]:
         """The iterations after which a trial validates, checkpoints and reports; the last is `iterations`."""
-        points = {max(1, round(self.iterations * i / self.reports)) for i in range(1, self.reports + 1)}
+        least = min(1, self.iterations)
+        points = {max(least, round(self.iterations * i / self.reports)) for i in range(1, self.reports + 1)}
         return tuple(sorted(points))
 
     def learning_rate_at(self, iteration: int) -> float:

@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import ndimage
 
+from search_spaces import UserError
+from trainables import flips
+
 Box = tuple[slice, ...]
 
 
@@ -99,7 +102,10 @@ _OF_ONE_IMAGE: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = 
     "size": _size,
 }
 
-STATISTICS: tuple[str, ...] = (*_OF_ONE_IMAGE, "volume_area")
+OBJECT_SIZES = ("size", "size_closed", "size_mm")
+"""The statistics that speak of one object an image."""
+
+STATISTICS: tuple[str, ...] = tuple(dict.fromkeys((*_OF_ONE_IMAGE, "volume_area", "size_mm", *flips.names())))
 """Names of all statistics; `summary_statistics` says what each means."""
 
 
@@ -109,6 +115,7 @@ def summary_statistics(
     images_NHW: np.ndarray,
     masks_NHW: np.ndarray,
     volume_ids: Sequence[str],
+    spacing_mm: np.ndarray,
     num_classes: int,
 ) -> dict[str, np.ndarray]:
     """The named statistics of every image and class, float32 [N,K] ([N,K,2] for "centroid").
@@ -117,18 +124,65 @@ def summary_statistics(
     volume, the same for each of them. mean_intensity: mean of image/255 inside the class. perimeter: pairs of
     horizontal or vertical neighbours of which exactly one is in the class, divided by H*W (anisotropic total
     variation of the mask; pairs across the image border do not exist). centroid: (row, column) with pixel
-    centres at +0.5, divided by (H, W). presence: 0 or 1. size: `object_size`, in pixels.
+    centres at +0.5, divided by (H, W). presence: 0 or 1. size: `object_size`, in pixels; size_mm: times the
+    pixel's side. Every other name is a file of `trainables.flips` (size_closed, components, width), which
+    says what it counts.
     mean_intensity and centroid are NaN where the class is absent; the others are 0.
+
+    Raises UserError for size_mm where a pixel's side is unknown or its two sides differ by over 1 %.
     """
-    statistics = {}
-    for name in names:
-        of_one_image = _OF_ONE_IMAGE["area" if name == "volume_area" else name]
-        pairs = zip(images_NHW, masks_NHW, strict=True)
-        values = np.stack([of_one_image(image_HW, mask_HW, num_classes) for image_HW, mask_HW in pairs])
-        if name == "volume_area":
-            values = _volume_mean(values, volume_ids)
-        statistics[name] = values.astype(np.float32)
-    return statistics
+    return {
+        name: _statistic(name, images_NHW, masks_NHW, volume_ids, spacing_mm, num_classes).astype(np.float32)
+        for name in names
+    }
+
+
+def _statistic(
+    name: str,
+    images_NHW: np.ndarray,
+    masks_NHW: np.ndarray,
+    volume_ids: Sequence[str],
+    spacing_mm: np.ndarray,
+    num_classes: int,
+) -> np.ndarray:
+    source = {"volume_area": "area", "size_mm": "size"}.get(name, name)
+    if source not in _OF_ONE_IMAGE:
+        return _counted(source, masks_NHW, num_classes)
+    of_one_image = _OF_ONE_IMAGE[source]
+    pairs = zip(images_NHW, masks_NHW, strict=True)
+    values = np.stack([of_one_image(image_HW, mask_HW, num_classes) for image_HW, mask_HW in pairs])
+    if name == "volume_area":
+        return _volume_mean(values, volume_ids)
+    return values * pixel_side_mm(spacing_mm)[:, None] if name == "size_mm" else values
+
+
+def _counted(name: str, masks_NHW: np.ndarray, num_classes: int, piece: int = 256) -> np.ndarray:
+    """A statistic of `trainables.flips`, by the one function that its gradients come from, too [N,K]."""
+    import torch  # here, because who only lists statistics must not wait for it
+
+    counted = flips.load_value(name)
+    classes_K = np.arange(num_classes)[:, None, None]
+    values = []
+    for start in range(0, len(masks_NHW), piece):
+        is_class_NKHW = torch.from_numpy(masks_NHW[start : start + piece, None] == classes_K)
+        values.append(counted(is_class_NKHW.flatten(0, 1)).view(-1, num_classes).numpy())
+    return np.concatenate(values)
+
+
+def pixel_side_mm(spacing_mm: np.ndarray) -> np.ndarray:
+    """The side of each image's square pixels in mm, float64 [N], from (row, column, slice) spacings [N,3].
+
+    Raises UserError where it is unknown, or the two sides differ by over 1 %.
+    """
+    row_N, column_N = np.asarray(spacing_mm, np.float64)[:, :2].T
+    usable_N = np.abs(row_N - column_N) <= 0.01 * row_N  # False for NaN
+    if not usable_N.all():
+        bad = int(np.argmin(usable_N))
+        raise UserError(
+            f"A size in mm needs square pixels of known side, but image {bad} has {row_N[bad]:g} x "
+            f"{column_N[bad]:g} mm; use the statistic 'size', in pixels."
+        )
+    return (row_N + column_N) / 2
 
 
 def _volume_mean(values_NK: np.ndarray, volume_ids: Sequence[str]) -> np.ndarray:

@@ -89,6 +89,46 @@ def soft_dice_loss(p_BKHW: Float[Tensor, "B K H W"], labels: Labels, smoothing: 
     return 1.0 - ((2.0 * overlap_K + smoothing) / (squares_K + smoothing)).mean()
 
 
+def entropy(logits: Logits, mask_BHW: Bool[Tensor, "B H W"] | None = None) -> Scalar:
+    """The mean of -sum p log p in nat, from 0 to log K, over all pixels or the true ones of the mask.
+
+    0 log 0 is 0, and saturated logits have a finite gradient. Source: Grandvalet and Bengio 2004,
+    "Semi-supervised learning by entropy minimization", there of the unlabelled pixels.
+    """
+    log_p = full_precision(logits).log_softmax(1)
+    nat_BHW = -(log_p.exp() * log_p).sum(1)
+    return nat_BHW.mean() if mask_BHW is None else masked_mean(nat_BHW, mask_BHW)
+
+
+def foreground_mass(p_BKHW: Float[Tensor, "B K H W"]) -> Scalar:
+    """The mean over the images and pixels of the probability of all foreground classes together, in [0, 1].
+
+    The L1 norm of p per pixel. Source: Barucic and Kybic, "Learning to segment from object sizes" (2022),
+    the discussion of terms beside the size.
+    """
+    return full_precision(p_BKHW)[:, 1:].sum(1).mean()
+
+
+def contrast_total_variation(
+    p_BKHW: Float[Tensor, "B K H W"], image_BCHW: Float[Tensor, "B C H W"], contrast: float
+) -> Scalar:
+    """The mean over horizontal and vertical neighbours i, j of sum_k |p_k(i) - p_k(j)| w_ij, in [0, 2].
+
+    w_ij = exp(-|x_i - x_j|^2 / (2 contrast^2)), the square summed over the channels: changing the class is
+    cheap where the image changes by more than `contrast` > 0 (an intensity). A hard mask's unlike pair costs
+    2 w_ij. 0 for an image of one pixel. Source: Boykov and Jolly 2001, "Interactive graph cuts", the
+    boundary term with its Potts step relaxed to |p_k(i) - p_k(j)|; neighbours are 1 pixel apart.
+    """
+    p_BKHW, image_BCHW = full_precision(p_BKHW), full_precision(image_BCHW)
+    sums, pairs = [], 0
+    for dim in (2, 3):
+        squares = image_BCHW.diff(dim=dim).square().sum(1)
+        weight = (squares / (-2.0 * contrast**2)).exp()
+        sums.append((p_BKHW.diff(dim=dim).abs().sum(1) * weight).sum())
+        pairs += weight.numel()
+    return torch.stack(sums).sum() / max(pairs, 1)
+
+
 def weighted_total(terms: Mapping[str, Scalar], weights: Mapping[str, float]) -> Terms:
     """The terms, and "total": the sum of each one times its weight. Both have the same keys."""
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()

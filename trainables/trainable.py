@@ -35,7 +35,11 @@ SAMPLES = "samples.png"
 
 
 class StudyTrainable(tune.Trainable):
-    """Config: trial (dict), key, folder, cache, metric, threads, gpus. A step trains to the next report."""
+    """A step trains to the next report.
+
+    Config: trial (dict), key, folder, cache, metric, watch, threads, gpus; start and network: files of the
+    network to start from and to leave behind, None where there is none.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config)
@@ -51,6 +55,8 @@ class StudyTrainable(tune.Trainable):
         self.settings = config
         self.training: Training | None = None
         self.seconds = 0.0
+        self.training_seconds = 0.0
+        """Of `seconds`, those without validation and test."""
         self.curve: list[dict[str, float]] = []
         self.last: dict[str, Any] | None = None
         torch.set_num_threads(config["threads"])
@@ -78,17 +84,34 @@ class StudyTrainable(tune.Trainable):
         training = self.training
         assert training is not None
         started = time.perf_counter()
-        until = next(p for p in training.trial.protocol.report_points() if p > training.iteration)
+        points = training.trial.protocol.report_points()
+        until = next((p for p in points if p > training.iteration), points[-1])
         terms = training.advance(until)
-        value = training.validate(self.settings["metric"])
-        final = until == training.trial.protocol.iterations
+        self.training_seconds += time.perf_counter() - started
+        values = self._validate(training)
+        final = until == points[-1]
+        if final:
+            training.restore_kept()
         cases = self._test(training) if final and training.trial.test else []
         self.seconds += time.perf_counter() - started
-        point = {"iteration": until, "seconds": self.seconds, self.settings["metric"]: value}
-        self.curve.append({**point, **{f"loss_{name}": term for name, term in terms.items()}})
+        times = {"seconds": self.seconds, "training_seconds": self.training_seconds}
+        losses = {f"loss_{name}": term for name, term in terms.items()}
+        self.curve.append({"iteration": until, **times, **values, **losses})
         result = {**self._result("finished" if final else "running"), "cases": cases}
+        if final and self.settings["network"] is not None:
+            self._leave_network(Path(self.settings["network"]), training, result)
         self._save(result)
         return result
+
+    def _validate(self, training: Training) -> dict[str, float]:
+        """The metrics of the weights that are kept so far, and of the last ones where those are others."""
+        kept_by = training.trial.protocol.kept_by
+        names = dict.fromkeys(
+            [self.settings["metric"], *self.settings["watch"], *([kept_by] if kept_by else [])]
+        )
+        last = training.validate(list(names))
+        kept = training.keep(last)
+        return {**kept, **({f"last_{name}": value for name, value in last.items()} if kept_by else {})}
 
     def _open(self) -> dict[str, Any] | None:
         """Builds the training and loads its checkpoint, if any; returns the result saved with it."""
@@ -102,7 +125,9 @@ class StudyTrainable(tune.Trainable):
         if dataset.fingerprint != trial.data.fingerprint:
             raise RuntimeError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
         device = torch.device("cuda" if torch.cuda.is_available() and self._has_gpu() else "cpu")
-        self.training = Training(trial, dataset, device)
+        start = self.settings["start"]
+        network = None if start is None else torch.load(start, map_location="cpu", weights_only=True)
+        self.training = Training(trial, dataset, device, network=network)
         path = self._folder() / CHECKPOINT
         if not path.exists():
             return None
@@ -110,6 +135,7 @@ class StudyTrainable(tune.Trainable):
         self.training.load_state_dict(saved["training"])
         result: dict[str, Any] = saved["result"]
         self.seconds, self.curve = result["seconds"], result["curve"]
+        self.training_seconds = self.curve[-1]["training_seconds"]
         return result
 
     def _has_gpu(self) -> bool:
@@ -122,15 +148,15 @@ class StudyTrainable(tune.Trainable):
         return folder
 
     def _save(self, result: dict[str, Any]) -> None:
-        """Atomic: a kill at any moment leaves the old checkpoint or the new one, whole."""
         assert self.training is not None
-        target = self._folder() / CHECKPOINT
-        temporary = target.with_name(f"{CHECKPOINT}.{os.getpid()}")
-        with temporary.open("wb") as file:
-            torch.save({"training": self.training.state_dict(), "result": result}, file)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name without its content
-        temporary.replace(target)
+        _write(self._folder() / CHECKPOINT, {"training": self.training.state_dict(), "result": result})
+
+    def _leave_network(self, path: Path, training: Training, result: dict[str, Any]) -> None:
+        """First what it reports, then the network, then the checkpoint that calls the trial finished: where a
+        later one is, the earlier ones are, too."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".json").write_text(json.dumps(result))
+        _write(path, {name: value.cpu() for name, value in training.net.state_dict().items()})
 
     def _test(self, training: Training) -> list[dict[str, Any]]:
         rows = training.split.test
@@ -178,6 +204,16 @@ class StudyTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing from Ray: `_open` continues from the trial's own checkpoint."""
+
+
+def _write(target: Path, content: dict[str, Any]) -> None:
+    """Atomic: a kill at any moment leaves the old file or the new one, whole."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave the new name without its content
+    temporary.replace(target)
 
 
 def _packed(result: dict[str, Any]) -> dict[str, Any]:

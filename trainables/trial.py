@@ -19,6 +19,18 @@ NUMERICS = 1
 """Raised by every change after which the same trial would give another number; part of every key."""
 
 
+AS_BEFORE: dict[str, Any] = {
+    "pretraining": None,
+    "labelled_images": None,
+    "several_objects": "refuse",
+    "labelled_per_batch": 0,
+    "keep": "last",
+    "depth": 5,
+}
+"""Settings that are younger than the first keys, and the value by which a trial is what it was without them:
+with that value they are no part of a key, so that what was finished before is found again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSource:
     """Where a data set lies and how it is read. The path is not identity, the fingerprint is."""
@@ -46,6 +58,8 @@ class Trial:
     """Initial weights, batches and the annotator's clicks."""
     test: bool = False
     """Score the test split at the end (the confirmation phase)."""
+    pretraining: Trial | None = None
+    """The training whose network this one starts from; whole, so that its key finds it again."""
 
     def check(self) -> None:
         """Raises UserError for an unknown method, network or setting, or supervision the method lacks."""
@@ -53,6 +67,7 @@ class Trial:
         check_values(method, self.settings, owner=f"method {self.method}")
         networks.check(self.network, self.network_settings)
         check_values(Protocol, dataclasses.asdict(self.protocol), owner="the protocol")
+        self._check_protocol()
         missing = method.needs - self.annotation.grants()
         if missing:
             raise UserError(
@@ -60,6 +75,25 @@ class Trial:
                 f"({self.annotation.pixels}, {self.annotation.pixel_budget} pixels, statistics "
                 f"{list(self.annotation.statistics)}) grants {sorted(self.annotation.grants())}; "
                 "give the arm that annotation or another method."
+            )
+
+    def _check_protocol(self) -> None:
+        protocol = self.protocol
+        if self.pretraining is not None:
+            self.pretraining.check()
+        elif protocol.iterations == 0:
+            raise UserError(
+                "iterations = 0 scores a pre-trained network, but this trial has none; train 1 or more."
+            )
+        if protocol.labelled_per_batch > protocol.batch_size:
+            raise UserError(
+                f"labelled_per_batch must not exceed batch_size, but got {protocol.labelled_per_batch} of "
+                f"{protocol.batch_size}; lower it."
+            )
+        if protocol.labelled_per_batch and "pixels" not in self.annotation.grants():
+            raise UserError(
+                f"labelled_per_batch = {protocol.labelled_per_batch} needs images with labelled pixels, but "
+                f"the annotation has none (pixels = {self.annotation.pixels!r}); set it to 0."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,6 +105,7 @@ class Trial:
             "annotation": self.annotation.to_dict(),
             "protocol": dataclasses.asdict(self.protocol),
             "data": dataclasses.asdict(self.data),
+            "pretraining": None if self.pretraining is None else self.pretraining.to_dict(),
         }
 
     @classmethod
@@ -83,18 +118,27 @@ class Trial:
                 "annotation": Annotation.from_dict(raw["annotation"]),
                 "protocol": Protocol(**raw["protocol"]),
                 "data": DataSource(**data),
+                "pretraining": None if raw["pretraining"] is None else cls.from_dict(raw["pretraining"]),
             }
         )
 
     def key(self) -> str:
         """Twenty hex digits: equal exactly when the outcome must be equal."""
         identity = {**self.to_dict(), "data": self.data.fingerprint, "numerics": NUMERICS}
+        identity["pretraining"] = None if self.pretraining is None else self.pretraining.key()
         identity["annotation"] = _with_defaults(Annotation, dataclasses.asdict(self.annotation))
         identity["protocol"] = _with_defaults(Protocol, dataclasses.asdict(self.protocol))
         identity["settings"] = _with_defaults(discovery.load(self.method), self.settings)
         identity["network_settings"] = _with_defaults(networks.config_of(self.network), self.network_settings)
+        identity = {name: _older(value) for name, value in _older(identity).items()}
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(canonical.encode(), digest_size=10).hexdigest()
+
+
+def _older(values: Any) -> Any:
+    if not isinstance(values, dict):
+        return values
+    return {name: v for name, v in values.items() if name not in AS_BEFORE or v != AS_BEFORE[name]}
 
 
 def _with_defaults(cls: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from search_spaces import Float
 from study import engine, storage
 from study.board import Board
 from study.engine import Machine
+from study.pretraining import Networks
 from study.results import Ledger
 from study.service import Listeners
 from study.spec import Arm, Replicates, Search, Study, space
@@ -90,11 +91,12 @@ def ours(trials: int) -> tuple[float, int, int]:
             class_names=("background", "target"),
             annotation_seconds={arm.name: 0.0 for arm in definition.arms},
             listener=Listeners(tracker, folder),
+            networks=Networks(Path(room) / "pretrained"),
         )
         machine, slots = engine.connect(Machine())
         started = time.perf_counter()
         try:
-            engine.run(board, machine, slots, folder, trainable=NoOp, metric="dice")
+            engine.run(board, machine, slots, folder, trainable=NoOp)
             tracker.close(300.0)
             seconds = time.perf_counter() - started
         finally:

@@ -32,6 +32,7 @@ def _annotate(annotation: Annotation, masks_NHW: np.ndarray, rows: list[int], se
         scribbles_NHW=None,
         image_ids=[f"image{row}" for row in rows],
         volume_ids=[f"volume{row // 2}" for row in rows],
+        spacing_mm=np.ones((len(rows), 3)),
         num_classes=CLASSES,
         seed=seed,
     )
@@ -74,8 +75,9 @@ def test_other_images_and_their_order_do_not_matter(
 ) -> None:
     masks_NHW = _masks(seed)
     annotation = Annotation(
-        pixels="points", pixel_budget=3, placement=placement, statistics=("area", "size"), statistic_error=0.4
-    )
+        pixels="points", pixel_budget=3, placement=placement, statistics=("area", "size"),
+        statistic_error=0.4, several_objects="thickest",
+    )  # fmt: skip
     in_order = _annotate(annotation, masks_NHW, [0, 1, 2, 3], seed)
     kept = [row for row in rows if row == 0 or row != dropped]
     shuffled = _annotate(annotation, masks_NHW, kept, seed)
@@ -133,7 +135,12 @@ def test_statistics_equal_slow_float64_sums(seed: int) -> None:
     images_NHW = generator.integers(0, 256, (3, 5, 4), dtype=np.uint8)
     volume_ids = ["a", "b", "a"]
     fast = summary_statistics(
-        STATISTICS, images_NHW=images_NHW, masks_NHW=masks_NHW, volume_ids=volume_ids, num_classes=CLASSES
+        STATISTICS,
+        images_NHW=images_NHW,
+        masks_NHW=masks_NHW,
+        volume_ids=volume_ids,
+        spacing_mm=np.full((3, 3), 0.5),
+        num_classes=CLASSES,
     )
     for row, class_id in np.ndindex(3, CLASSES):
         member_HW = (masks_NHW[row] == class_id).astype(np.float64)

@@ -82,6 +82,10 @@ class TestResult:
         flipped = torch.from_numpy(every_flip(masks.numpy())).flatten(0, 1)
         assert torch.equal(result.flipped_BHW.flatten(), flips.load(name)(flipped).value_B)
 
+    def test_the_value_alone_is_that_of_the_flips(self, name: str) -> None:
+        masks = torch.cat([ellipses(), torch.zeros(1, 20, 14).bool(), torch.ones(1, 20, 14).bool()])
+        assert torch.equal(flips.load_value(name)(masks), flips.load(name)(masks).value_B)
+
     def test_any_memory_layout(self, name: str) -> None:
         masks = ellipses(height=14, width=14)
         layouts: list[Callable[[Tensor], Tensor]] = [

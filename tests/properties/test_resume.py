@@ -83,7 +83,7 @@ def run(trial: Trial, dataset: Dataset, interruptions: tuple[int, ...] = ()) -> 
         training = Training(trial, dataset, CPU)
         training.load_state_dict(state)
     training.advance(STEPS - 1)
-    return training.advance(STEPS), saved_and_loaded(training), training.validate("dice")
+    return training.advance(STEPS), saved_and_loaded(training), training.validate(["dice"])["dice"]
 
 
 def leaves(value: Any) -> list[Any]:

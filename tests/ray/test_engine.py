@@ -21,13 +21,14 @@ from study.engine import Machine
 from study.home import Home
 from study.results import Ledger, TrialRow
 from study.segments import DiskFullError
-from study.spec import Replicates
+from study.spec import Replicates, Stage
 from study.storage import open_storage
 from tests.chaos import harness
 from tests.chaos.harness import Chaos, Driver, essence
 from tests.ray import driver
 from tests.ray.conftest import Runner
 from tests.ray.toy import ORDERS
+from trainables.annotations import Annotation
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -281,3 +282,24 @@ def test_three_kills_change_nothing(
     chaos.run(["worker", "driver", "all"], seed=0, sleep=0.05)
     assert chaos.starts == 3
     chaos.check(undisturbed[1])
+
+
+def test_a_network_that_arms_start_from_is_trained_once(runner: Runner) -> None:
+    """Two arms and three seeds, one stage: three pre-trainings, also when a worker dies in one of them."""
+    stage = Stage(method="full_supervision", annotation=Annotation(pixels="dense", labelled_images=2))
+    plain = runner.study()
+    arms = tuple(dataclasses.replace(arm, pretraining=stage) for arm in plain.arms)
+    study = dataclasses.replace(plain, arms=arms, pretraining=plain.protocol)
+    runner.orders(kill={"pre-training/pretrain/1": 1})
+    assert runner.run(study).complete
+    rows = [row for row in runner.rows().values() if row.phase == "pretrain"]
+    assert sorted(row.number for row in rows) == [0, 1, 2]
+    assert {row.state for row in rows} == {"finished"}
+    for row in rows:
+        assert words(runner, row).count("step 6") == 1
+        assert ("dies 3" in words(runner, row)) == (row.number == 1)
+    assert {run.info.status for run in tracked(runner.home)} == {"FINISHED", "KILLED"}
+    arm_runs = [run.data.tags["study.arm"] for run in tracked(runner.home, "arm")]
+    assert sorted(arm_runs) == sorted(["pre-training", *(arm.name for arm in arms)])
+    networks = Home(runner.home).networks
+    assert len(list(networks.glob("*/network.pt"))) == 3

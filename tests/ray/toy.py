@@ -46,6 +46,8 @@ class ToyTrainable(tune.Trainable):
         self.curve: list[dict[str, float]] = saved["curve"]
         self.state = saved["state"]
         self.trace("start", len(self.curve))
+        if config["start"] is not None and not Path(config["start"]).exists():
+            raise RuntimeError("the network to start from is not there")
 
     def trace(self, word: str, number: int) -> None:
         with (self.folder / "trace").open("a") as handle:
@@ -85,6 +87,10 @@ class ToyTrainable(tune.Trainable):
         temporary = self.checkpoint.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps({"curve": self.curve, "state": self.state}))
         temporary.replace(self.checkpoint)
+        if self.state == "finished" and self.config["network"] is not None:
+            network = Path(self.config["network"])
+            network.with_suffix(".json").write_text(json.dumps({"curve": self.curve}))
+            network.write_text(str(os.getpid()))
 
     def result(self, state: str, reason: str = "", trace: str = "") -> dict[str, Any]:
         tested = state == "finished" and self.config["trial"]["test"]

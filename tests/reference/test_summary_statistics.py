@@ -57,7 +57,12 @@ class TestStatistics:
             np.random.default_rng(0).integers(256, size=(4, 8, 8), dtype=np.uint8),
         )
         reported = summary_statistics(
-            s.USABLE, images_NHW=images, masks_NHW=masks, volume_ids=["a", "a", "b", "b"], num_classes=4
+            s.USABLE,
+            images_NHW=images,
+            masks_NHW=masks,
+            volume_ids=["a", "a", "b", "b"],
+            spacing_mm=np.ones((4, 3)),
+            num_classes=4,
         )
         p = terms.one_hot(torch.from_numpy(masks).long(), 4).double()
         image = torch.from_numpy(images[:, None] / 255)

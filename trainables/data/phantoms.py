@@ -32,6 +32,7 @@ _KINDS = {
     "phantoms-lesions": _Kind(cases=260, class_names=_LESION, empty_share=0.08),
     "phantoms-organs": _Kind(cases=65, class_names=phantom_ct.CLASS_NAMES),
     "phantoms-mixed": _Kind(cases=260, class_names=_LESION, empty_share=0.5),
+    "phantoms-sizes": _Kind(cases=650, class_names=_LESION, size=48),
 }
 KINDS = tuple(_KINDS)
 

@@ -35,3 +35,15 @@ def load(name: str) -> Callable[[Tensor], Flips]:
         )
     flips: Callable[[Tensor], Flips] = importlib.import_module(f"trainables.flips.{name}").flips
     return flips
+
+
+def load_value(name: str) -> Callable[[Tensor], Tensor]:
+    """Masks [B,H,W] to the statistic alone [B]: by the file's `value`, a shortcut, where it has one.
+
+    Raises UserError for an unknown name.
+    """
+    flips = load(name)
+    shortcut: Callable[[Tensor], Tensor] | None = getattr(
+        importlib.import_module(f"trainables.flips.{name}"), "value", None
+    )
+    return (lambda mask_BHW: flips(mask_BHW).value_B) if shortcut is None else shortcut

@@ -33,6 +33,7 @@ class FullSupervision(AbstractMethod):
 
     paper: ClassVar[str] = "arXiv:1606.04797"
     needs: ClassVar[frozenset[str]] = frozenset({"dense"})
+    learns_from_unlabelled: ClassVar[bool] = False
 
     loss: str = hp("ce_dice", Choice(("ce", "ce_dice")), source="WSL4MIS a594da8", search=False)
     dice_weight: float = hp(0.5, FloatRange(0.0, 1.0), source="WSL4MIS a594da8", unit="1 (ce_dice only)")

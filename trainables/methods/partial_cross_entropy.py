@@ -31,6 +31,7 @@ class PartialCrossEntropy(AbstractMethod):
 
     paper: ClassVar[str] = "arXiv:1804.01346"
     needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
+    learns_from_unlabelled: ClassVar[bool] = False
 
     class_balanced: bool = hp(False, Choice((False, True)), source="arXiv:1804.01346 eq. 1", search=False)
 

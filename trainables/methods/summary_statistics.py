@@ -214,6 +214,7 @@ class SummaryStatistics(AbstractMethod):
 
     paper: ClassVar[str] = PAPER
     needs: ClassVar[frozenset[str]] = frozenset({"statistics"})
+    learns_from_unlabelled: ClassVar[bool] = True
 
     reconstruction_weight: float = hp(1.0, FloatRange(0.01, 10.0, log=True), off=0.0, source=DERIVED)
     statistic_weight: float = hp(1.0, FloatRange(0.1, 100.0, log=True), off=0.0, source=DERIVED)

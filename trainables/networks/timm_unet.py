@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from search_spaces import UserError, hp, nearest
+from search_spaces import Int, UserError, hp, nearest
 from trainables.method import Network, Output
 
-STRIDE = 32
-"""Five halvings, as in every five-stage encoder; smaller images are padded up to it."""
+DECODER = (256, 128, 64, 32, 16)
+"""Channels of the decoder's stages, from the smallest image to the full one."""
 
 
 @final
@@ -22,6 +22,7 @@ class Config:
     """Settings of the network `timm_unet`."""
 
     encoder: str = hp("resnet18", source="Barucic and Kybic 2022: a ResNet encoder", unit="timm model name")
+    depth: int = hp(5, Int(1, 5), source="all stages of an encoder", unit="halvings of the image")
     pretrained: bool = hp(False, source="random weights: no download, no licence of the weights' data")
 
     def build(self, num_classes: int, *, image_channels: int = 1) -> Network:
@@ -33,30 +34,38 @@ class Config:
                 f"timm has no encoder {self.encoder!r}.{nearest(self.encoder, known)} "
                 "`python -c 'import timm; print(timm.list_models())'` lists them."
             )
-        return TimmUNet(num_classes, self.encoder, self.pretrained, image_channels)
+        return TimmUNet(num_classes, self.encoder, self.depth, self.pretrained, image_channels)
 
 
 @final
 class TimmUNet(Network):
-    """Image [B,C,H,W] -> Output with logits [B,K,H,W], features [B,16,H,W]."""
+    """Image [B,C,H,W] -> Output with logits [B,K,H,W], features [B,16,H,W].
 
-    def __init__(self, num_classes: int, encoder: str, pretrained: bool, image_channels: int) -> None:
+    Images are padded to a multiple of 2 ** depth.
+    """
+
+    def __init__(
+        self, num_classes: int, encoder: str, depth: int, pretrained: bool, image_channels: int
+    ) -> None:
         super().__init__()
         import segmentation_models_pytorch as smp
 
         self.model: Any = smp.Unet(
             encoder_name=f"tu-{encoder}",
+            encoder_depth=depth,
+            decoder_channels=DECODER[-depth:],
             encoder_weights="imagenet" if pretrained else None,
             in_channels=image_channels,
             classes=num_classes,
         )
         self.num_classes = num_classes
+        self.stride = 2**depth
         self.feature_channels = self.model.segmentation_head[0].in_channels
         self.bottleneck_channels = self.model.encoder.out_channels[-1]
 
     def forward(self, image_BCHW: Float[Tensor, "B C H W"]) -> Output:
         height, width = image_BCHW.shape[-2:]
-        x = F.pad(image_BCHW, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        x = F.pad(image_BCHW, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         stages = self.model.encoder(x)
         features = self.model.decoder(stages)
         logits = self.model.segmentation_head(features)

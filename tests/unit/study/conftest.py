@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from search_spaces import Choice
 from study import arms as shared
 from study.arm_board import Job
 from study.board import Board
+from study.pretraining import Networks
 from study.results import CaseRow, TrialRow
 from study.spec import Arm, Replicates, Search, Study, space
 from trainables.annotations import Annotation
@@ -80,10 +82,32 @@ class Killed(BaseException):
     """The driver process dies here."""
 
 
+class FakeNetworks(Networks):
+    """Pre-trained networks without files, and no other driver that might train one."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("nowhere"))
+        self.left: set[str] = set()
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def has(self, key: str) -> bool:
+        return key in self.left
+
+    def result(self, key: str) -> dict[str, Any]:
+        return self.results[key]
+
+    def claim(self, key: str) -> bool:
+        return True
+
+    def release(self, key: str) -> None:
+        pass
+
+
 class Workers:
     """What the trainable does, with a checkpoint per key that outlives the driver."""
 
-    def __init__(self) -> None:
+    def __init__(self, networks: FakeNetworks) -> None:
+        self.networks = networks
         self.checkpoints: dict[str, dict[str, Any]] = {}
         self.trained: Counter[tuple[str, int]] = Counter()
         """How often (key, iteration) was trained."""
@@ -102,6 +126,9 @@ class Workers:
             final = iteration == points[-1]
             saved = {"curve": [*saved["curve"], point], "state": "finished" if final else "running"}
             self.checkpoints[key] = saved
+            if final and job.phase == "pretrain":
+                self.networks.left.add(key)
+                self.networks.results[key] = saved
         cases = [case(job)] if saved["state"] == "finished" and job.trial.test else []
         return {**saved, "cases": cases}
 
@@ -113,7 +140,7 @@ class Workers:
         pass
 
     def trial_ended(self, row: TrialRow) -> None:
-        if row.phase == "search":
+        if row.phase != "confirm":
             self.checkpoints.pop(row.key, None)
 
 
@@ -150,7 +177,8 @@ class World:
     def __init__(self, ledger: Any = None) -> None:
         self.ledger = ListLedger() if ledger is None else ledger
         self.storage: Any = optuna.storages.InMemoryStorage()
-        self.workers = Workers()
+        self.networks = FakeNetworks()
+        self.workers = Workers(self.networks)
         self.deaths = 0
 
     def board(self, study: Study) -> Board:
@@ -162,6 +190,7 @@ class World:
             class_names=("background", "lesion"),
             annotation_seconds={arm.name: 5.0 for arm in study.arms},
             listener=self.workers,
+            networks=self.networks,
         )
 
     def outcome(self) -> set[tuple[Any, ...]]:
@@ -234,9 +263,13 @@ def work(
 
 
 def check_promises(board: Board, job: Job, jobs: list[Job]) -> None:
-    arm = board.arms[job.arm]
     assert job.id not in {j.id for j in jobs}
     assert job.row.key not in {j.row.key for j in jobs}
+    start = job.trial.pretraining
+    assert start is None or board.pretraining.networks.has(start.key())
+    if job.phase == "pretrain":
+        return
+    arm = board.arms[job.arm]
     if job.phase == "search":
         assert sum(j.arm == job.arm for j in jobs) < board.study.search.lookahead
         return

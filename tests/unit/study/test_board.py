@@ -8,7 +8,7 @@ import pytest
 
 from search_spaces import UserError
 from study import arms as shared
-from study.board import rung_iterations
+from study.arm_board import rung_iterations
 from study.results import Ledger
 from study.spec import Replicates
 from study.storage import open_storage
@@ -43,9 +43,9 @@ def finish(board, world, job):
 def test_rungs_are_report_points_and_never_the_end():
     study = one_arm(rungs=(1 / 6, 0.5, 0.99))
     assert study.protocol.report_points() == (10, 20, 30, 40, 50, 60)
-    assert rung_iterations(study) == (10, 30, 50)
+    assert rung_iterations(study.protocol, study.search.rungs) == (10, 30, 50)
     once = dataclasses.replace(study.protocol, reports=1)
-    assert rung_iterations(dataclasses.replace(study, protocol=once)) == ()
+    assert rung_iterations(once, study.search.rungs) == ()
 
 
 def test_at_most_lookahead_trials_of_an_arm_run_and_the_oldest_is_waited_for():

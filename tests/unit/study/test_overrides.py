@@ -85,7 +85,7 @@ def test_a_switched_off_term():
         ("iterations=True", "--set protocol.iterations= takes a value like 60, but got 'True'."),
         ("iterations={[]:1}", "--set protocol.iterations= takes a value like 60, but got '{[]:1}'."),
         ("iterations=", "--set protocol.iterations= takes a value like 60, but got ''."),
-        ("iterations=0", "the protocol: iterations must lie in 1 .. 1000000, but got 0;"),
+        ("iterations=-1", "the protocol: iterations must lie in 0 .. 1000000, but got -1;"),
         ("momentum=nan", "--set protocol.momentum= takes a value like 0.9, but got 'nan'."),
         ("momentum=1e999", "the protocol: momentum must lie in 0 .. 0.999, but got inf; its default is 0.9."),
         ("momentum=false", "--set protocol.momentum= takes a value like 0.9, but got 'false'."),

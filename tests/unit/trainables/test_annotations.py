@@ -43,6 +43,7 @@ def _annotate(annotation: Annotation, masks_NHW: np.ndarray, **changes: Any) -> 
         "scribbles_NHW": None,
         "image_ids": [f"case/{row}" for row in range(count)],
         "volume_ids": ["case"] * count,
+        "spacing_mm": np.ones((count, 3)),
         "num_classes": 2,
         "seed": 0,
     }
@@ -54,6 +55,7 @@ def _statistic(name: str, **changes: Any) -> np.ndarray:
         "images_NHW": IMAGE_HW[None],
         "masks_NHW": MASK_HW[None],
         "volume_ids": ["v"],
+        "spacing_mm": np.full((1, 3), 0.5),
         "num_classes": 3,
     }
     return summary_statistics([name], **(settings | changes))[name]
@@ -81,6 +83,7 @@ def test_statistics_by_hand(name: str, by_hand: list[Any]) -> None:
 def test_every_statistic_has_a_shape_of_images_by_classes() -> None:
     assert set(STATISTICS) == {
         "area", "volume_area", "mean_intensity", "perimeter", "centroid", "presence", "size",
+        "size_mm", "size_closed", "components", "width",
     }  # fmt: skip
     for name in STATISTICS:
         assert _statistic(name).shape == ((1, 3, 2) if name == "centroid" else (1, 3))
@@ -212,12 +215,12 @@ def test_to_dict_survives_json() -> None:
     ("settings", "sentence"),
     [
         ({"pixel_bugdet": 5}, "Did you mean 'pixel_budget'"),
-        ({"pixel_budget": "5"}, "like its default 0, but got '5'"),
-        ({"pixel_budget": 5.0}, "like its default 0"),
-        ({"pixel_budget": True}, "like its default 0"),
-        ({"statistics": "area"}, "like its default"),
-        ({"statistics": [1]}, "like its default"),
-        ({"statistic_error": "much"}, "like its default"),
+        ({"pixel_budget": "5"}, "like 0, but got '5'"),
+        ({"pixel_budget": 5.0}, "like 0"),
+        ({"pixel_budget": True}, "like 0"),
+        ({"statistics": "area"}, "like "),
+        ({"statistics": [1]}, "like "),
+        ({"statistic_error": "much"}, "like "),
     ],
 )
 def test_from_dict_refuses(settings: dict[str, Any], sentence: str) -> None:
@@ -433,7 +436,7 @@ def test_absent_stays_zero_and_nobody_reports_more_than_the_image() -> None:
     ],
 )
 def test_cost_by_hand(settings: dict[str, Any], seconds: float) -> None:
-    cost_N = cost_seconds(Annotation(**settings), np.stack([MASK_HW, MASK_HW]), 2)
+    cost_N = cost_seconds(Annotation(**settings), np.stack([MASK_HW, MASK_HW]), np.ones(2, bool), 2)
     assert cost_N.dtype == np.float64
     np.testing.assert_allclose(cost_N, [seconds, seconds])
 
@@ -442,5 +445,81 @@ def test_cost_counts_the_points_that_were_placed() -> None:
     masks_NHW = np.stack([MASK_HW, np.zeros_like(MASK_HW)])
     annotation = Annotation(pixels="points", pixel_budget=4)
     placed_N = (_annotate(annotation, masks_NHW).labels_NHW != UNLABELLED).sum(axis=(1, 2))
-    np.testing.assert_allclose(cost_seconds(annotation, masks_NHW, 2), 2.4 * placed_N)
+    np.testing.assert_allclose(cost_seconds(annotation, masks_NHW, np.ones(2, bool), 2), 2.4 * placed_N)
     assert placed_N.tolist() == [8, 4]
+
+
+TWO_OBJECTS_HW = np.array([[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["dense", "points"])
+def test_more_labelled_images_contain_fewer(kind: str) -> None:
+    masks_NHW = np.stack([MASK_HW] * 12)
+    budget = 2 if kind == "points" else 0
+    labelled = {
+        count: _annotate(Annotation(pixels=kind, pixel_budget=budget, labelled_images=count), masks_NHW)
+        for count in (1, 4, 12, None)
+    }
+    for count, weak in labelled.items():
+        has_pixels_N = (weak.labels_NHW != UNLABELLED).any(axis=(1, 2))
+        np.testing.assert_array_equal(has_pixels_N, weak.labelled_N)
+        assert weak.labelled_N.sum() == (count or 12)
+    assert (labelled[1].labelled_N <= labelled[4].labelled_N).all()
+    everything = labelled[None].labels_NHW
+    np.testing.assert_array_equal(labelled[12].labels_NHW, everything)
+    few = labelled[4]
+    np.testing.assert_array_equal(few.labels_NHW[few.labelled_N], everything[few.labelled_N])
+
+
+def test_which_images_are_labelled_depends_on_the_seed_and_on_their_names_alone() -> None:
+    masks_NHW = np.stack([MASK_HW] * 12)
+    annotation = Annotation(pixels="dense", labelled_images=4, statistics=("size",))
+    one = _annotate(annotation, masks_NHW)
+    other = _annotate(annotation, masks_NHW, seed=1)
+    assert one.labelled_N.tolist() != other.labelled_N.tolist()
+    order = np.random.default_rng(0).permutation(12)
+    shuffled = _annotate(annotation, masks_NHW, image_ids=[f"case/{row}" for row in order])
+    np.testing.assert_array_equal(shuffled.labelled_N, one.labelled_N[order])
+    assert (one.statistics["size"][:, 1] == 2).all()  # reported for every image
+
+
+def test_only_labelled_images_cost_and_none_without_pixels() -> None:
+    masks_NHW = np.stack([MASK_HW] * 12)
+    annotation = Annotation(pixels="dense", labelled_images=4, statistics=("size",))
+    labelled_N = _annotate(annotation, masks_NHW).labelled_N
+    assert cost_seconds(annotation, masks_NHW, labelled_N, 2).sum() == 4 * 239.0
+    assert not _annotate(Annotation(statistics=("size",)), masks_NHW).labelled_N.any()
+    assert not _annotate(Annotation(pixels="points"), masks_NHW).labelled_N.any()
+
+
+def test_more_labelled_images_than_there_are_is_refused() -> None:
+    with pytest.raises(UserError, match=r"must not exceed the training images, but got 3 of 2; use fewer"):
+        _annotate(Annotation(pixels="dense", labelled_images=3), np.stack([MASK_HW] * 2))
+    with pytest.raises(UserError, match=r"labelled_images must be 1 or more, but got 0"):
+        Annotation(labelled_images=0)
+
+
+@pytest.mark.parametrize("name", ["size", "size_closed", "size_mm"])
+def test_a_size_is_that_of_one_object(name: str) -> None:
+    masks_NHW = np.stack([MASK_HW, TWO_OBJECTS_HW])
+    with pytest.raises(UserError, match=r"1 of 2 training images hold several objects of class 1; set sev"):
+        _annotate(Annotation(statistics=(name,)), masks_NHW)
+    thickest = _annotate(Annotation(statistics=(name,), several_objects="thickest"), masks_NHW)
+    assert thickest.statistics[name][1, 1] == (4 if name != "size_closed" else 2)  # it touches the border
+    _annotate(Annotation(statistics=("area", "components")), masks_NHW)
+    touching = np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 0]]], np.uint8)  # by a corner: one object
+    _annotate(Annotation(statistics=("size",)), touching)
+
+
+def test_counted_statistics_by_hand() -> None:
+    assert _statistic("size_mm").tolist() == [[2.0, 1.0, 0.0]]  # half a millimetre a pixel
+    masks_NHW = TWO_OBJECTS_HW[None]
+    assert _statistic("components", masks_NHW=masks_NHW).tolist() == [[1.0, 2.0, 0.0]]
+    assert _statistic("width", masks_NHW=masks_NHW).tolist() == [[5.0, 2.0, 0.0]]
+    assert _statistic("size_closed", masks_NHW=np.ones((1, 4, 5), np.uint8)).tolist() == [[0.0, 4.0, 0.0]]
+
+
+@pytest.mark.parametrize("spacing", [(np.nan, np.nan), (1.0, 1.2)])
+def test_millimetres_need_square_pixels_of_known_side(spacing: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match=r"square pixels of known side, but image 0 has .* use the statistic"):
+        _statistic("size_mm", spacing_mm=np.array([[*spacing, 1.0]]))

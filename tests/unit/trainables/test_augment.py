@@ -120,7 +120,12 @@ def test_every_statistic_stays_true(shape: tuple[int, int]) -> None:
     def statistics(masks: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
         volumes = ["a", "a", "b", "b"]
         return summary_statistics(
-            STATISTICS, images_NHW=images, masks_NHW=masks, volume_ids=volumes, num_classes=3
+            STATISTICS,
+            images_NHW=images,
+            masks_NHW=masks,
+            volume_ids=volumes,
+            spacing_mm=np.ones((4, 3)),
+            num_classes=3,
         )
 
     before = statistics(masks, images)

@@ -131,6 +131,7 @@ def test_labels_are_what_was_annotated_and_nothing_else(dataset: Dataset, kind: 
         scribbles_NHW=dataset.scribbles_NHW[rows],
         image_ids=[dataset.image_ids[r] for r in rows],
         volume_ids=[dataset.volume_ids[r] for r in rows],
+        spacing_mm=dataset.spacing_mm[rows],
         num_classes=3,
         seed=5,
     ).labels_NHW
@@ -165,8 +166,10 @@ def test_images_are_intensities(dataset: Dataset) -> None:
 @pytest.mark.parametrize("shape", ["square", "oblong"])
 def test_statistics_are_those_of_the_augmented_masks(shape: str, dataset: Dataset, oblong: Dataset) -> None:
     data = dataset if shape == "square" else oblong
-    names = tuple(name for name in STATISTICS if name != "volume_area")
-    source = source_of(weakly(data, Annotation(statistics=names), batch_size=24), data)
+    without = {"volume_area", "size_mm"}  # these need whole volumes, and square pixels
+    names = tuple(name for name in STATISTICS if name not in without)
+    annotation = Annotation(statistics=names, several_objects="thickest")
+    source = source_of(weakly(data, annotation, batch_size=24), data)
     batch = source.batch(1)
     assert batch.statistics.keys() == set(names)
     tables = augment.symmetries("flips_turns", *data.shape)
@@ -174,7 +177,12 @@ def test_statistics_are_those_of_the_augmented_masks(shape: str, dataset: Datase
     masks = augment.apply(torch.from_numpy(data.masks_NHW[list(rows)]), tables, torch.tensor(moves))
     images = (batch.image_BCHW[:, 0] * 255).round().to(torch.uint8)
     expected = summary_statistics(
-        names, images_NHW=images.numpy(), masks_NHW=masks.numpy(), volume_ids=[""] * len(rows), num_classes=3
+        names,
+        images_NHW=images.numpy(),
+        masks_NHW=masks.numpy(),
+        volume_ids=[""] * len(rows),
+        spacing_mm=data.spacing_mm[list(rows)],
+        num_classes=3,
     )
     for name in names:
         assert batch.statistics[name].dtype == torch.float32
@@ -226,3 +234,48 @@ def test_weak_labels_are_kept_for_the_next_trial(dataset: Dataset) -> None:
     again = weak_labels(trial, dataset)
     assert again is not kept  # only the last few stay in memory
     np.testing.assert_array_equal(again.labels_NHW, kept.labels_NHW)
+
+
+FIVE = Annotation(pixels="dense", labelled_images=5)
+
+
+def labelled_rows(data: Dataset, annotation: Annotation, seed: int = 0) -> set[int]:
+    granted = weak_labels(weakly(data, annotation, seed=seed), data)
+    return set(data.folds[0].train[granted.labelled_N].tolist())
+
+
+def test_a_method_that_needs_pixels_is_shown_the_labelled_images_alone(dataset: Dataset) -> None:
+    trial = weakly(dataset, FIVE, augmentation="none", batch_size=10)
+    batch = source_of(trial, dataset).batch(0)
+    rows = [row for row, _ in origins(batch, dataset, "none")]
+    assert sorted(rows) == sorted(2 * list(labelled_rows(dataset, FIVE)))  # two passes over the five
+    assert not (batch.labels_BHW == IGNORE).any()
+
+
+def test_so_many_of_a_batch_are_labelled_and_the_rest_are_any(dataset: Dataset) -> None:
+    annotation = dataclasses.replace(FIVE, statistics=("area",))
+    settings = protocol(iterations=100, batch_size=8, labelled_per_batch=3, augmentation="none")
+    trial = trial_on(dataset, method="size_constraint", annotation=annotation, protocol=settings)
+    source = source_of(trial, dataset)
+    labelled = labelled_rows(dataset, annotation)
+    others: set[int] = set()
+    for step in range(20):
+        batch = source.batch(step)
+        rows = [row for row, _ in origins(batch, dataset, "none")]
+        assert set(rows[:3]) <= labelled
+        others |= set(rows[3:])
+        with_pixels = (batch.labels_BHW != IGNORE).flatten(1).any(1)
+        assert [bool(w) for w in with_pixels] == [row in labelled for row in rows]
+        assert batch.statistics["area"].isfinite().all()
+    assert others == set(dataset.folds[0].train.tolist())
+
+
+def test_millimetres_come_with_the_pixels_side(dataset: Dataset) -> None:
+    annotation = Annotation(statistics=("size", "size_mm"), several_objects="thickest")
+    halved = dataclasses.replace(dataset, spacing_mm=dataset.spacing_mm / 2, fingerprint="halved")
+    trial = weakly(halved, annotation, batch_size=24)
+    batch = source_of(trial, halved).batch(0)
+    assert batch.pixel_mm_B is not None
+    assert batch.pixel_mm_B.tolist() == [0.5] * 24
+    assert torch.equal(batch.statistics["size_mm"], batch.statistics["size"] / 2)
+    assert source_of(weakly(dataset, Annotation(statistics=("size",))), dataset).batch(0).pixel_mm_B is None

@@ -168,8 +168,8 @@ def test_a_known_prediction_has_known_scores(dataset: Dataset) -> None:
         [not (dataset.masks_NHW[rows[volumes == v]] == k).any() for v in sorted(set(volumes))] for k in (1, 2)
     ]
     assert 0 < np.sum(absent) < np.size(absent)
-    assert training.validate("dice") == pytest.approx(np.mean(absent))
-    assert training.validate("iou") == pytest.approx(np.mean(absent))
+    assert training.validate(["dice"])["dice"] == pytest.approx(np.mean(absent))
+    assert training.validate(["iou"])["iou"] == pytest.approx(np.mean(absent))
     scores = training.score(rows)
     assert [s.missed for s in scores] == [not a for pair in zip(*absent, strict=True) for a in pair]
 
@@ -189,7 +189,7 @@ def test_validation_is_the_mean_score(dataset: Dataset, metric: str) -> None:
     training = training_of(trial_on(dataset), dataset)
     training.net = Constant([3, 7, 6])
     expected = metrics.mean_score(training.score(dataset.folds[0].val), metric)
-    assert training.validate(metric) == pytest.approx(expected, rel=1e-12)
+    assert training.validate([metric])[metric] == pytest.approx(expected, rel=1e-12)
     assert math.isfinite(expected)
 
 
@@ -210,7 +210,7 @@ def test_validation_does_not_disturb_the_training(dataset: Dataset) -> None:
     disturbed, left_alone = (training_of(trial_on(dataset), dataset) for _ in range(2))
     for until in (2, 4, 6):
         disturbed.advance(until)
-        disturbed.validate("dice")
+        disturbed.validate(["dice"])
     left_alone.advance(6)
     assert all(torch.equal(a, b) for a, b in zip(parameters(disturbed), parameters(left_alone), strict=True))
 
@@ -221,10 +221,72 @@ def test_eight_images_can_be_learnt(dataset: Dataset) -> None:
     settings = protocol(optimiser="adam", learning_rate=0.01, iterations=80, batch_size=8)
     trial = trial_on(few, protocol=settings, network_settings={**NETWORK, "width": 4})
     training = training_of(trial, few)
-    before = training.validate("dice")
+    before = training.validate(["dice"])["dice"]
     first, last = training.advance(10)["total"], 0.0
     for until in (70, 80):
         last = training.advance(until)["total"]
     assert last < first / 4
     assert before < 0.5
-    assert training.validate("dice") > 0.9
+    assert training.validate(["dice"])["dice"] > 0.9
+
+
+def test_a_pretrained_trial_starts_from_the_network_it_is_given(dataset: Dataset) -> None:
+    first = training_of(trial_on(dataset), dataset)
+    first.advance(6)
+    fine = trial_on(dataset, seed=5, pretraining=trial_on(dataset))
+    started = Training(fine, dataset, torch.device("cpu"), network=first.net.state_dict())
+    rows = dataset.folds[0].val
+    np.testing.assert_array_equal(started.predict(rows), first.predict(rows))
+    assert started.iteration == 0
+    started.advance(2)
+    assert not all(
+        torch.equal(a, b) for a, b in zip(started.net.parameters(), first.net.parameters(), strict=True)
+    )
+
+
+def test_nothing_is_trained_in_no_iterations(dataset: Dataset) -> None:
+    trial = trial_on(dataset, protocol=protocol(iterations=0), pretraining=trial_on(dataset))
+    training = training_of(trial, dataset)
+    before = parameters(training)
+    assert training.advance(0) == {}
+    assert all(torch.equal(a, b) for a, b in zip(parameters(training), before, strict=True))
+
+
+@pytest.mark.parametrize(("rule", "metric", "expected"), [("iou", "iou", 2), ("size_error", "size_error", 1)])
+def test_the_best_weights_by_validation_are_kept(
+    dataset: Dataset, rule: str, metric: str, expected: int
+) -> None:
+    training = training_of(trial_on(dataset, protocol=protocol(keep=f"best_{rule}")), dataset)
+    history = []
+    for value in ({"iou": 0.4, "size_error": 3.0}, {"iou": 0.3, "size_error": 1.0},
+                  {"iou": 0.6, "size_error": 2.0}, {"iou": 0.5, "size_error": 4.0}):  # fmt: skip
+        training.advance(training.iteration + 1)
+        history.append([p.clone() for p in training.net.parameters()])
+        kept = training.keep(value)
+    assert kept[metric] == {"iou": 0.6, "size_error": 1.0}[metric]
+    saved = training.state_dict()
+    again = training_of(training.trial, dataset)
+    again.load_state_dict(saved)
+    again.restore_kept()
+    assert all(torch.equal(a, b) for a, b in zip(again.net.parameters(), history[expected], strict=True))
+
+
+def test_without_a_rule_the_last_weights_are_scored(dataset: Dataset) -> None:
+    training = training_of(trial_on(dataset), dataset)
+    training.advance(2)
+    before = parameters(training)
+    assert training.keep({"dice": 0.5}) == {"dice": 0.5}
+    assert training.keep({"dice": 0.1}) == {"dice": 0.1}
+    training.restore_kept()
+    assert all(torch.equal(a, b) for a, b in zip(parameters(training), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "than", "metric", "better"),
+    [
+        (0.6, 0.5, "dice", True), (0.5, 0.5, "dice", False), (1.0, 2.0, "size_error", True),
+        (math.nan, 0.0, "dice", False), (0.0, math.nan, "dice", True), (math.nan, math.nan, "hd95", False),
+    ],
+)  # fmt: skip
+def test_better_is_what_the_metric_says(value: float, than: float, metric: str, better: bool) -> None:
+    assert metrics.is_better(value, than, metric) is better

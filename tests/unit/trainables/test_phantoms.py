@@ -15,7 +15,7 @@ from trainables.data.phantom_ct import SLICES
 from trainables.data.phantom_shapes import Blob, fine_grid, pooled
 from trainables.data.phantom_ultrasound import LESION_AREA
 
-CASES = {"phantoms-lesions": 39, "phantoms-organs": 8, "phantoms-mixed": 26}
+CASES = {"phantoms-lesions": 39, "phantoms-organs": 8, "phantoms-mixed": 26, "phantoms-sizes": 39}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def empty(rows: list[Row]) -> np.ndarray:
 
 
 def test_kinds() -> None:
-    assert phantoms.KINDS == ("phantoms-lesions", "phantoms-organs", "phantoms-mixed")
+    assert phantoms.KINDS == ("phantoms-lesions", "phantoms-organs", "phantoms-mixed", "phantoms-sizes")
     assert phantoms.class_names("phantoms-organs") == ("background", "liver", "spleen", "kidney")
 
 

@@ -51,6 +51,9 @@ class Place:
             "folder": str(self.folder_of(trial)),
             "cache": str(self.data_folder / "cache"),
             "metric": "dice",
+            "watch": [],
+            "start": None,
+            "network": None,
             "threads": 1,
             "gpus": 0.0,
         }
@@ -96,7 +99,7 @@ def dice(payload: dict[str, Any]) -> list[float]:
 
 
 def without_time(payload: dict[str, Any]) -> dict[str, Any]:
-    curve = [{k: v for k, v in point.items() if k != "seconds"} for point in payload["curve"]]
+    curve = [{k: v for k, v in point.items() if "seconds" not in k} for point in payload["curve"]]
     return {**payload, "curve": curve, "seconds": 0.0}
 
 
@@ -108,7 +111,7 @@ def test_reports_until_finished(place: Place) -> None:
     assert {r["key"] for r in reports} == {trial.key()}
     last = reports[-1]
     assert last["curve"][0].keys() == {
-        "iteration", "seconds", "dice", "loss_total", "loss_cross_entropy", "loss_dice",
+        "iteration", "seconds", "training_seconds", "dice", "loss_total", "loss_cross_entropy", "loss_dice",
     }  # fmt: skip
     seconds = [p["seconds"] for p in last["curve"]]
     assert 0 < seconds[0] < seconds[1] < seconds[2] == last["seconds"]
@@ -124,7 +127,7 @@ def test_reports_what_the_loop_gives(place: Place) -> None:
     for point in last["curve"]:
         terms = training.advance(point["iteration"])
         assert point["loss_total"] == terms["total"]
-        assert point["iou"] == training.validate("iou")
+        assert point["iou"] == training.validate(["iou"])["iou"]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -294,3 +297,32 @@ def test_what_is_drawn(place: Place, undrawn: list[tuple[Any, ...]]) -> None:
     training.advance(6)
     np.testing.assert_array_equal(predictions, training.predict(np.array(rows)))
     assert names == data.class_names
+
+
+def test_a_network_is_left_behind_and_started_from(place: Place) -> None:
+    stage = place.trial()
+    left = place.folder / "pretrained" / stage.key() / "network.pt"
+    reports = to_its_end(place.start(stage, network=str(left)))
+    assert json.loads(left.with_suffix(".json").read_text()) == reports[-1]
+    trained = Training(stage, place.dataset, torch.device("cpu"))
+    trained.advance(6)
+    weights = torch.load(left, weights_only=True)
+    assert all(torch.equal(value, weights[name]) for name, value in trained.net.state_dict().items())
+
+    as_it_is = place.trial(protocol=protocol(iterations=0), pretraining=stage, test=True, seed=3)
+    (only,) = to_its_end(place.start(as_it_is, start=str(left)))
+    assert only["state"] == "finished"
+    assert only["curve"][0]["dice"] == reports[-1]["curve"][-1]["dice"]
+    assert len(only["cases"]) > 0
+
+
+def test_what_is_kept_is_what_is_reported_and_tested(place: Place) -> None:
+    trial = place.trial(protocol=protocol(keep="best_iou", learning_rate=0.05), test=True)
+    last = to_its_end(place.start(trial, watch=["size_error"]))[-1]
+    kept, now = ([p[name] for p in last["curve"]] for name in ("iou", "last_iou"))
+    assert kept == list(np.maximum.accumulate(now))
+    assert {"size_error", "last_size_error", "last_dice"} <= last["curve"][0].keys()
+    saved = torch.load(place.folder_of(trial) / CHECKPOINT, weights_only=True)
+    training = Training(trial, place.dataset, torch.device("cpu"))
+    training.load_state_dict(saved["training"])
+    assert training.validate(["iou"])["iou"] == kept[-1]

@@ -124,11 +124,17 @@ def test_a_good_trial_passes() -> None:
         ({"network": "unett"}, r"no network 'unett'\. Did you mean 'unet'\?"),
         ({"network_settings": {"depth": 3}}, r"network unet has no setting 'depth'"),
         ({"protocol": Protocol(learning_rate=1.0)}, r"protocol: learning_rate must lie in .*, but got 1\.0"),
-        ({"protocol": Protocol(iterations=0)}, r"protocol: iterations must lie in 1 \.\. .*, but got 0"),
+        ({"protocol": Protocol(iterations=0)}, "iterations = 0 scores a pre-trained .* has none"),
+        ({"protocol": Protocol(iterations=-1)}, r"protocol: iterations must lie in 0 \.\. .*, but got -1"),
+        ({"protocol": Protocol(labelled_per_batch=13)}, "must not exceed batch_size, but got 13 of 12"),
+        (
+            {"protocol": Protocol(labelled_per_batch=2), "annotation": Annotation(statistics=("area",))},
+            r"labelled_per_batch = 2 needs images .*, but the annotation has none \(pixels = 'none'\)",
+        ),
     ],
     ids=[
         "no statistics", "not dense", "method", "setting", "range", "choice", "network", "network setting",
-        "learning rate", "no iteration",
+        "learning rate", "no iteration", "less than none", "more labelled than drawn", "nothing labelled",
     ],
 )  # fmt: skip
 def test_what_can_not_be_trained_is_refused(changes: dict[str, Any], sentence: str) -> None:

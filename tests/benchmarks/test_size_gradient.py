@@ -1,0 +1,134 @@
+"""What learning from sizes adds to a training step, and how samples pay in variance and time."""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.reference.test_chebyshev import noisy_ellipses
+from tests.tiny import plain_methods
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+ROUNDS = {(48, 32): 11, (256, 256): 3}
+"""Of interleaved steps by image shape; a step of the large ones takes seconds on a CPU."""
+GOAL = {1: "<= 1.03", 8: "<= 1.08"}
+
+pytestmark = pytest.mark.timeout(900)
+Note = Callable[[str, float, str], None]
+
+
+@pytest.fixture
+def trainables() -> Iterator[Callable[[str], ModuleType]]:
+    """Modules as they are outside the tests, where no call has its annotations checked; one thread."""
+    torch.set_num_threads(1)
+    with plain_methods():
+        yield lambda name: importlib.import_module(f"trainables.{name}")
+
+
+def interleaved(functions: list[Callable[[], Any]], rounds: int, device: str) -> list[float]:
+    """Median seconds of each one; called in turn, so that other load on the machine meets all of them.
+
+    On a CPU those that this process was given: with its one thread, those that it would have waited alone.
+    """
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    seconds: list[list[float]] = [[] for _ in functions]
+    for turn in range(rounds + 1):
+        for function, taken in zip(functions, seconds, strict=True):
+            started = clock()
+            function()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # the first warms up
+                taken.append(clock() - started)
+    return [statistics.median(taken) for taken in seconds]
+
+
+def ellipses(trainables: Callable[[str], ModuleType], shape: tuple[int, int], device: str) -> Any:
+    """Batch of 16 noisy images of one ellipse each, all labelled and all sizes known."""
+    masks_NHW = torch.from_numpy(noisy_ellipses(16, *shape, seed=0, flipped=0.0))
+    size_N = trainables("flips").load("size")(masks_NHW).value_B.float()
+    torch.manual_seed(0)
+    image_NHW = 0.3 + 0.4 * masks_NHW + 0.2 * torch.randn(masks_NHW.shape)
+    return trainables("method").Batch(
+        image_BCHW=image_NHW.clamp(0, 1)[:, None].to(device),
+        labels_BHW=masks_NHW.long().to(device),
+        statistics={"size": torch.stack([size_N, size_N], 1).to(device)},
+    )
+
+
+def stepper(method: Any, net: Any, batch: Any) -> Callable[[], None]:
+    state = method.init(net)
+
+    def step() -> None:
+        net.zero_grad()
+        method.losses(net, batch, state, 0.5)["total"].backward()
+
+    return step
+
+
+def pretrained(trainables: Callable[[str], ModuleType], supervised: Any, device: str) -> Any:
+    """Some steps, so that the drawn masks are ellipses with noise on them and not coin flips."""
+    torch.manual_seed(0)
+    net = trainables("networks").build("timm_unet", {"encoder": "resnet18"}, 2).to(device)
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
+    step = stepper(supervised, net, ellipses(trainables, (64, 64), device))
+    for _ in range(15):
+        step()
+        optimiser.step()
+    return net
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", ROUNDS, ids=str)
+def test_size_step_over_supervised_step(
+    benchmark: Any, ratio: Note, trainables: Callable[[str], ModuleType], shape: tuple[int, int], device: str
+) -> None:
+    """Both have the cross-entropy of all pixels; the optimiser, equal in both, is left out."""
+    method = trainables("methods.size_gradient").SizeGradient
+    supervised = method(size_weight=0.0)
+    net, batch = pretrained(trainables, supervised, device), ellipses(trainables, shape, device)
+    methods = [supervised, *(method(samples=n) for n in GOAL)]
+    steps = [stepper(each, net, batch) for each in methods]
+    assert methods[-1].losses(net, batch, methods[-1].init(net), 0.5)["zero_gradient_share"] < 0.5
+    plain, *sized = interleaved(steps, ROUNDS[shape], device)
+    benchmark.pedantic(steps[1], rounds=1)
+    for n, seconds in zip(GOAL, sized, strict=True):
+        what = f"size-supervised over supervised step, n = {n} (timm_unet resnet18, 16x{shape[0]}x{shape[1]}"
+        ratio(f"{what}, {device}, 1 thread)", seconds / plain, GOAL[n] if device == "cpu" else "no goal")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_variance_times_time(
+    benchmark: Any, ratio: Note, trainables: Callable[[str], ModuleType], device: str
+) -> None:
+    """Of the gradient in the logits, summed over the pixels; noisy ellipses that are to be 4 px larger."""
+    expected_squared_error = trainables("sampled_gradient").expected_squared_error
+    size = trainables("flips").load("size")
+    masks = torch.from_numpy(noisy_ellipses(16, 32, 32, seed=0, flipped=0.0)).to(device)
+    torch.manual_seed(0)
+    logits = (torch.where(masks, 4.0, -4.0) + torch.randn(masks.shape, device=device)).requires_grad_()
+    target = size(masks).value_B + 4.0
+
+    def gradient(samples: int, sampling: str) -> Tensor:
+        loss = expected_squared_error(logits, target, size, samples=samples, sampling=sampling).loss
+        return torch.autograd.grad(loss, logits)[0]
+
+    settings = [(n, "independent") for n in (1, 2, 4, 8)] + [(8, "antithetic"), (8, "systematic")]
+    seconds = interleaved([lambda s=s: gradient(*s) for s in settings], 15, device)
+    costs = []
+    for each, taken in zip(settings, seconds, strict=True):
+        variance = torch.stack([gradient(*each) for _ in range(150)]).var(0).sum().item()
+        costs.append((variance, variance * taken))
+    benchmark.pedantic(gradient, settings[3], rounds=5)
+    for (n, sampling), (variance, cost) in zip(settings, costs, strict=True):
+        what = f"{sampling} n = {n} over independent n = 8 (16x32x32, {device})"
+        ratio(f"gradient variance, {what}", variance / costs[3][0], f"about {8 / n:g}")
+        ratio(f"gradient variance x time, {what}", cost / costs[3][1], "no goal")
