@@ -46,8 +46,9 @@ def answer_of(spec: Study, ledger: Ledger) -> Answer:
     """The answer as far as the ledger goes."""
     arms = [arm.name for arm in spec.arms]
     return build(
-        spec.name, spec.metric, arms, spec.compared(), spec.num_replicates, ledger.trials(), ledger.cases()
-    )
+        spec.name, spec.metric, arms, spec.compared(), spec.num_replicates, ledger.trials(), ledger.cases(),
+        spec.watch,
+    )  # fmt: skip
 
 
 def draw(spec: Study, answer: Answer, path: Path) -> None:

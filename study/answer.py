@@ -15,14 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from study.conclusion import Answer, ArmAnswer, PairAnswer, build
-from study.stats import FEWEST_CASES, NOT_SEPARATED, TOO_FEW_CASES
+from study.stats import FEWEST_CASES, NOT_SEPARATED, TOO_FEW_CASES, Interval
 
 __all__ = [
     "Answer", "ArmAnswer", "PairAnswer", "build",
     "estimate", "summary_sentences", "to_json", "to_markdown", "to_table",
 ]  # fmt: skip
 
-_ONLY_MARKDOWN = ("SD of runs", "HD95", "area error")  # a terminal is 80 columns wide
+_ONLY_MARKDOWN = ("SD of runs", "HD95", "area error", "a step")  # a terminal is 80 columns wide
 
 
 def to_json(answer: Answer) -> str:
@@ -113,9 +113,22 @@ def _cells(arm: ArmAnswer, metric: str) -> dict[str, str]:
         "SD of runs": "–" if math.isnan(arm.seed_sd) else f"{arm.seed_sd:.2g}",
         "HD95": "–" if math.isnan(arm.hd95) else f"{arm.hd95:.1f} {arm.hd95_unit}",
         "area error": "–" if math.isnan(arm.area_error) else f"{arm.area_error:.2g}",
+        **{_watched_header(name): _watched_cell(watched) for name, watched in arm.watched.items()},
         "annotation": _duration(arm.annotation_seconds),
         "training": _duration(arm.seconds),
+        "a step": "–" if math.isnan(arm.step_seconds) else f"{1000 * arm.step_seconds:.0f} ms",
     }
+
+
+def _watched_header(name: str) -> str:
+    return name.removeprefix("loss_").replace("_", " ")
+
+
+def _watched_cell(watched: Interval) -> str:
+    """Figures of the loss may be of so few runs that they have no interval, and of no arm but some."""
+    if math.isnan(watched.mean):
+        return "–"
+    return estimate(watched.mean, watched.low, watched.high)
 
 
 def estimate(mean: float, low: float, high: float) -> str:

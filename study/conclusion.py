@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from study.results import CaseRow, TrialRow
-from study.stats import Paired, case_means, holm, mean_interval, paired, verdict
+from study.stats import Interval, Paired, case_means, holm, mean_interval, paired, verdict
 from trainables.metrics import METRICS
 
 BACKGROUND = 0  # class id; never part of a mean
@@ -51,6 +51,11 @@ class ArmAnswer:
     """Annotator's time for the training images."""
     parameters: Mapping[str, Any]
     """The configuration that was confirmed; empty before that."""
+    step_seconds: float = math.nan
+    """Of one training step in the confirmation, without validation and test."""
+    watched: Mapping[str, Interval] = field(default_factory=dict)
+    """What the study watches beside its metric, by name: metrics over the test cases, terms of the loss over
+    the replicates at the end of their training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +98,13 @@ def build(
     replicates: int,
     trials: Sequence[TrialRow],
     cases: Sequence[CaseRow],
+    watch: Sequence[str] = (),
 ) -> Answer:
     """The answer from all rows of a ledger, however far the study has come.
 
-    `metric` is one of `trainables.metrics.METRICS`, `replicates` the planned number per arm. A case's value is the
-    mean over its classes (without background) and volumes within a replicate, then over replicates. A
-    structure absent from truth and prediction counts with its Dice and IoU of 1 and has no HD95.
+    `metric` is one of `trainables.metrics.METRICS`, `replicates` the planned number per arm, `watch` what the
+    study shows beside it. A case's value is the mean over its classes (without background) and volumes within a
+    replicate, then over replicates. A structure absent from truth and prediction counts with its Dice and IoU of 1 and has no HD95.
     """
     confirmed = {arm: _confirmations(arm, trials) for arm in arms}
     scored = {arm: _scored(confirmed[arm], cases) for arm in arms}
@@ -106,7 +112,7 @@ def build(
     return Answer(
         study,
         metric,
-        tuple(_arm(arm, metric, replicates, confirmed[arm], scored[arm], trials) for arm in arms),
+        tuple(_arm(arm, metric, replicates, confirmed[arm], scored[arm], trials, watch) for arm in arms),
         _pairs(metric, pairs, {arm: _by_case(scored[arm], metric) for arm in arms}),
         tuple(problem for problem in problems if problem),
     )
@@ -144,6 +150,7 @@ def _arm(
     confirmed: Sequence[TrialRow],
     rows: Sequence[CaseRow],
     trials: Sequence[TrialRow],
+    watch: Sequence[str],
 ) -> ArmAnswer:
     own = [t for t in trials if t.arm == arm]
     interval = mean_interval(np.array(list(_by_case(rows, metric).values())))
@@ -168,7 +175,22 @@ def _arm(
         seconds=sum(t.seconds for t in own),
         annotation_seconds=own[-1].annotation_seconds if own else math.nan,
         parameters=dict(confirmed[-1].parameters) if confirmed else {},
+        step_seconds=_step_seconds(confirmed),
+        watched={name: _watched(name, confirmed, rows) for name in watch},
     )
+
+
+def _step_seconds(confirmed: Sequence[TrialRow]) -> float:
+    ends = [t.curve[-1] for t in confirmed if t.curve and "training_seconds" in t.curve[-1]]
+    steps = sum(end["iteration"] for end in ends)
+    return sum(end["training_seconds"] for end in ends) / steps if steps else math.nan
+
+
+def _watched(name: str, confirmed: Sequence[TrialRow], rows: Sequence[CaseRow]) -> Interval:
+    if name in METRICS:
+        return mean_interval(np.array(list(_by_case(rows, name).values())))
+    ends = [t.curve[-1] for t in confirmed if t.state == "finished" and t.curve]
+    return mean_interval(np.array([end[name] for end in ends if name in end]))
 
 
 def _mean(values: Iterable[float]) -> float:

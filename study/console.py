@@ -15,6 +15,9 @@ from study.board import ArmBoard, Board, Job
 from study.results import TrialRow
 from study.spec import Study
 
+MOST_ARMS = 6
+"""Arms up to which a line names the best value of each."""
+
 LINE_EVERY = 20.0
 """Seconds between lines when the output is a file or a pipe."""
 
@@ -52,8 +55,17 @@ class Screen:
 
     def _line(self) -> Text:
         done, planned = self.progress.trials()
-        best = ", ".join(f"{name} {_best(arm)}" for name, arm in self.board.arms.items())
-        return Text(f"{done}/{planned} trials · {self.progress.eta(self.slots)} · best {best}")
+        return Text(f"{done}/{planned} trials · {self.progress.eta(self.slots)} · best {self._leaders()}")
+
+    def _leaders(self) -> str:
+        """The best value of each arm; of many arms, those of the leading ones."""
+        known = [(name, arm) for name, arm in self.board.arms.items() if arm.selected() is not None]
+        if len(self.board.arms) > MOST_ARMS:
+            sign = -1 if self.board.study.greater_is_better else 1
+            known.sort(key=lambda pair: sign * (_best_value(pair[1]) or 0.0))
+            shown = ", ".join(f"{name} {_best(arm)}" for name, arm in known[:3])
+            return f"{shown or '-'} ({len(known)} of {len(self.board.arms)} arms have one)"
+        return ", ".join(f"{name} {_best(arm)}" for name, arm in self.board.arms.items())
 
     def _view(self) -> Group:
         done, planned = self.progress.trials()
@@ -88,9 +100,14 @@ def _percent(job: Job) -> int:
     return 100 * job.row.iterations // max(1, job.trial.protocol.iterations)
 
 
-def _best(arm: ArmBoard) -> str:
+def _best_value(arm: ArmBoard) -> float | None:
     best = arm.selected()
-    return "-" if best is None or best.value is None else f"{best.value:.3f}"
+    return None if best is None else best.value
+
+
+def _best(arm: ArmBoard) -> str:
+    value = _best_value(arm)
+    return "-" if value is None else f"{value:.3f}"
 
 
 class Progress:

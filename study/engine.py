@@ -25,6 +25,7 @@ from typing import Any
 
 from search_spaces import UserError
 from study.board import Board, Job
+from trainables.metrics import METRICS
 
 RETRIES = 3
 """How often a trial is started again whose process or node was lost; it continues from its checkpoint.
@@ -161,7 +162,7 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
             "folder": str(trial_folder(folder, job.row.key)),
             "cache": str(folder.parent / "cache"),
             "metric": board.study.metric,
-            "watch": list(board.study.watch),
+            "watch": [name for name in board.study.watch if name in METRICS],
             "start": None if start is None else str(networks.file(start.key())),
             "network": str(networks.file(job.row.key)) if job.phase == "pretrain" else None,
             "threads": machine.threads,

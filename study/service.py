@@ -171,6 +171,7 @@ def answer_of(study: Study, folder: StudyFolder) -> Answer:
         study.num_replicates,
         ledger.trials(),
         ledger.cases(),
+        study.watch,
     )
 
 

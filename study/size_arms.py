@@ -104,7 +104,7 @@ def study(
     """On phantoms with one lesion an image; nothing is searched, three fresh seeds judge."""
     values: Mapping[str, Any] = {
         "metric": "iou",
-        "watch": ("size_error",),
+        "watch": ("size_error", "loss_noisy_squared_error"),
         "data": Data(dataset="phantoms-sizes"),
         "search": Search(trials=1, lookahead=1, rungs=()),
         "replicates": Replicates(seeds=(1001, 1002, 1003)),

@@ -101,7 +101,8 @@ class Study:
     """Arms to compare; empty means every pair."""
     metric: str = "dice"
     watch: tuple[str, ...] = ()
-    """Further metrics that every validation computes, for the curves; nothing is selected by them."""
+    """What is shown beside the metric, but selects nothing: further metrics, which every validation then
+    computes, and terms of the loss as the curves name them, such as "loss_size"."""
     data: Data = field(default_factory=Data)
     search: Search = field(default_factory=Search)
     replicates: Replicates = field(default_factory=Replicates)
@@ -218,7 +219,7 @@ def _check(study: Study) -> None:
     for pair in study.pairs:
         for name in pair:
             _rule(name in names, f"The pair {pair} names no arm {name!r}.{nearest(name, names)}")
-    for metric in (study.metric, *study.watch):
+    for metric in (study.metric, *(name for name in study.watch if not name.startswith("loss_"))):
         if metric not in METRICS:
             near = nearest(metric, METRICS)
             raise UserError(f"There is no metric {metric!r}.{near} Metrics: {', '.join(METRICS)}.")

@@ -287,3 +287,38 @@ def test_table_shows_names_as_they_are(separated):
 
 def test_table_says_what_is_provisional():
     assert "Provisional. A: 0 of 3" in render(answer_of([], [], replicates=3))
+
+
+def test_what_is_watched_stands_beside_the_metric_with_its_interval():
+    def curve(seconds, error):
+        point = {"iteration": 100, "seconds": 9.0, "training_seconds": seconds, "loss_noisy": error}
+        return [{**point, "iteration": 50, "loss_noisy": 99.0}, point]
+
+    trials = [
+        trial("A", 0, curve=curve(4.0, 3.0)),
+        trial("A", 1, curve=curve(6.0, 5.0)),
+        trial("B", 0),
+        trial("B", 1),
+    ]
+    cases = [
+        case(arm, n, f"p{i}", 0.5, size_error=float(i)) for arm in "AB" for n in (0, 1) for i in range(5)
+    ]
+    watch = ("size_error", "loss_noisy")
+    answer = build("toy", "dice", ("A", "B"), (), 2, trials, cases, watch)
+    first, second = answer.arms
+    assert first.step_seconds == pytest.approx(0.05)  # ten seconds for two hundred steps
+    assert math.isnan(second.step_seconds)
+    assert first.watched["size_error"].mean == 2.0
+    assert first.watched["size_error"].low < 2.0 < first.watched["size_error"].high
+    assert (first.watched["loss_noisy"].mean, first.watched["loss_noisy"].n) == (4.0, 2)
+    assert math.isnan(second.watched["loss_noisy"].mean)
+    header, _, one, other = to_markdown(answer).splitlines()[2:6]
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    cells = [
+        dict(zip(columns, (c.strip() for c in row.strip("|").split("|")), strict=True))
+        for row in (one, other)
+    ]
+    assert cells[0]["a step"] == "50 ms"
+    assert cells[1]["a step"] == cells[1]["noisy"] == "–"
+    assert cells[0]["size error"].startswith("2.0 \\[")
+    assert list(json.loads(to_json(answer))["arms"][0])[-1] == "missed_rate"  # the stable form stays

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from study import arms as shared
-from study.console import Progress, Screen, duration, introduction
+from study.console import MOST_ARMS, Progress, Screen, duration, introduction
 from study.discovery import load
 from tests.unit.study.conftest import DISCRETE, SEARCHED, World, a_study, discrete_arm
 
@@ -172,3 +172,17 @@ def test_the_introduction_says_what_where_and_which_arms():
         "Arms: statistic, two clicks, always diverges.",
         "Results: /runs/toy · MLflow: sqlite:///x",
     ]
+
+
+def test_a_line_about_many_arms_names_the_leaders():
+    arms = [shared.statistic(f"arm {n}", 5) for n in range(MOST_ARMS + 1)]
+    world = World()
+    board = world.board(a_study(arms=arms, trials=1))
+    assert "best - (0 of 7 arms have one)" in Screen(Console(), board, slots=2)._line().plain
+    world.run(a_study(arms=arms, trials=1))
+    line = Screen(Console(), world.board(a_study(arms=arms, trials=1)), slots=2)._line().plain
+    assert line.count("arm ") == 3
+    assert line.endswith("(7 of 7 arms have one)")
+    few = Screen(Console(), world.board(a_study(arms=arms[:2], trials=1)), slots=2)._line().plain
+    assert "arm 0 0." in few
+    assert "arm 1 0." in few
