@@ -103,8 +103,9 @@ def build(
     """The answer from all rows of a ledger, however far the study has come.
 
     `metric` is one of `trainables.metrics.METRICS`, `replicates` the planned number per arm, `watch` what the
-    study shows beside it. A case's value is the mean over its classes (without background) and volumes within a
-    replicate, then over replicates. A structure absent from truth and prediction counts with its Dice and IoU of 1 and has no HD95.
+    study shows beside its metric. A case's value is the mean over its classes (without background) and
+    volumes within a replicate, then over replicates. A structure absent from truth and prediction counts with
+    its Dice and IoU of 1 and has no HD95.
     """
     confirmed = {arm: _confirmations(arm, trials) for arm in arms}
     scored = {arm: _scored(confirmed[arm], cases) for arm in arms}
