@@ -129,6 +129,8 @@ class StudyTrainable(tune.Trainable):
         network = None if start is None else torch.load(start, map_location="cpu", weights_only=True)
         self.training = Training(trial, dataset, device, network=network)
         path = self._folder() / CHECKPOINT
+        for unfinished in path.parent.glob(f"{CHECKPOINT}.*"):
+            unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
         if not path.exists():
             return None
         saved = torch.load(path, map_location=device, weights_only=True)

@@ -127,6 +127,7 @@ class Trial:
         identity = {**self.to_dict(), "data": self.data.fingerprint, "numerics": NUMERICS}
         identity["pretraining"] = None if self.pretraining is None else self.pretraining.key()
         identity["annotation"] = _with_defaults(Annotation, dataclasses.asdict(self.annotation))
+        identity["annotation"]["statistics"] = sorted(self.annotation.statistics)  # their order means nothing
         identity["protocol"] = _with_defaults(Protocol, dataclasses.asdict(self.protocol))
         identity["settings"] = _with_defaults(discovery.load(self.method), self.settings)
         identity["network_settings"] = _with_defaults(networks.config_of(self.network), self.network_settings)

@@ -316,6 +316,15 @@ def test_a_network_is_left_behind_and_started_from(place: Place) -> None:
     assert len(only["cases"]) > 0
 
 
+def test_what_a_killed_process_left_half_written_is_deleted(place: Place) -> None:
+    trial = place.trial()
+    place.folder_of(trial).mkdir(parents=True)
+    left = place.folder_of(trial) / f"{CHECKPOINT}.4711"
+    left.write_bytes(b"half")
+    assert report(place.start(trial))["state"] == "running"
+    assert not left.exists()
+
+
 def test_what_is_kept_is_what_is_reported_and_tested(place: Place) -> None:
     trial = place.trial(protocol=protocol(keep="best_iou", learning_rate=0.05), test=True)
     last = to_its_end(place.start(trial, watch=["size_error"]))[-1]

@@ -43,10 +43,11 @@ def test_the_key_is_frozen() -> None:
         changed(data=dataclasses.replace(DATA, path="/elsewhere/b.parquet")),
         changed(settings=dict(reversed(list(TRIAL.settings.items())))),
         changed(settings={**TRIAL.settings, "overlap_weight": 1.0, "overlap": "ce"}),
+        changed(protocol=dataclasses.replace(TRIAL.protocol, labelled_per_batch=0, keep="last")),
         changed(network_settings={"levels": 5, "width": 8}),
         changed(protocol=Protocol(iterations=1000, momentum=0.9)),
     ],
-    ids=["path", "order", "default", "network default", "protocol default"],
+    ids=["path", "order", "default", "as before", "network default", "protocol default"],
 )
 def test_what_does_not_matter_changes_no_key(same: Trial) -> None:
     assert same.key() == TRIAL.key()
@@ -93,6 +94,14 @@ def test_json_and_back(trial: Trial) -> None:
     again = Trial.from_dict(json.loads(json.dumps(trial.to_dict())))
     assert again == trial
     assert again.key() == trial.key()
+
+
+def test_the_order_of_the_statistics_means_nothing() -> None:
+    one, other = (
+        changed(annotation=dataclasses.replace(TRIAL.annotation, statistics=names))
+        for names in (("area", "centroid"), ("centroid", "area"))
+    )
+    assert one.key() == other.key() != TRIAL.key()
 
 
 def test_a_good_trial_passes() -> None:
