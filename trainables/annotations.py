@@ -16,7 +16,7 @@ from search_spaces import UserError, nearest
 from trainables.statistics import OBJECT_SIZES, STATISTICS, bounding_box, pixel_counts, summary_statistics
 
 PIXELS = ("none", "points", "fg_points", "scribble", "dense")
-PLACEMENTS = ("uniform", "center")
+PLACEMENTS = ("uniform", "center", "boundary", "extreme_intensity")
 SEVERAL_OBJECTS = ("refuse", "thickest")
 
 UNLABELLED = 255
@@ -41,7 +41,8 @@ class Annotation:
     pixels: "none"; "points" (`pixel_budget` pixels of each class present in an image, background included);
     "fg_points" (the same without background); "scribble" (as stored in the data set); "dense" (full masks).
     pixel_budget: pixels per class and image; 0 is the level without any labelled pixel.
-    placement: of points: "uniform" over the class, or "center" (farthest from the class's boundary first).
+    placement: of points: "uniform" over the class, "center" (farthest from the class's boundary first),
+    "boundary" (nearest to it first), or "extreme_intensity" (farthest from the class's mean intensity first).
     labelled_images: how many training images have labelled pixels at all; None means every one. A larger
     number's images contain a smaller one's; statistics are given for every image either way.
     statistics: names out of STATISTICS.
@@ -181,7 +182,7 @@ def annotate(
     be labelled than there are, where a size is asked of several objects, or millimetres of pixels that have
     no one side.
     """
-    labels_NHW = _labels(annotation, masks_NHW, scribbles_NHW, image_ids, num_classes, seed)
+    labels_NHW = _labels(annotation, images_NHW, masks_NHW, scribbles_NHW, image_ids, num_classes, seed)
     labelled_N = _labelled(annotation, image_ids, seed)
     labels_NHW[~labelled_N] = UNLABELLED
     if annotation.several_objects == "refuse" and set(annotation.statistics) & set(OBJECT_SIZES):
@@ -235,6 +236,7 @@ def _require_one_object(masks_NHW: np.ndarray, num_classes: int) -> None:
 
 def _labels(
     annotation: Annotation,
+    images_NHW: np.ndarray,
     masks_NHW: np.ndarray,
     scribbles_NHW: np.ndarray | None,
     image_ids: Sequence[str],
@@ -254,10 +256,11 @@ def _labels(
     classes = annotation.point_classes(num_classes)
     if classes:
         _check_budget(pixel_counts(masks_NHW, num_classes), classes, annotation.pixel_budget)
-    for labels_HW, mask_HW, image_id in zip(labels_NHW, masks_NHW, image_ids, strict=True):
+    rows = zip(labels_NHW, images_NHW, masks_NHW, image_ids, strict=True)
+    for labels_HW, image_HW, mask_HW, image_id in rows:
         for class_id in classes:
             generator = _generator("pixels", image_id, class_id, seed)
-            order = _pixel_order(mask_HW == class_id, annotation.placement, generator)
+            order = _pixel_order(image_HW, mask_HW == class_id, annotation.placement, generator)
             labels_HW.reshape(-1)[order[: annotation.pixel_budget]] = class_id
     return labels_NHW
 
@@ -278,13 +281,24 @@ def _check_budget(counts_NK: np.ndarray, classes: range, budget: int) -> None:
             )
 
 
-def _pixel_order(class_HW: np.ndarray, placement: str, generator: np.random.Generator) -> np.ndarray:
+def _pixel_order(
+    image_HW: np.ndarray, class_HW: np.ndarray, placement: str, generator: np.random.Generator
+) -> np.ndarray:
     """Flat indices of all of a class's pixels in the order in which they would be labelled."""
     order = generator.permutation(np.count_nonzero(class_HW))
-    if placement == "center":
-        depth = _depths(class_HW)
-        order = order[np.argsort(-depth[order], kind="stable")]  # ties keep the permutation's order
+    if placement != "uniform" and len(order):
+        rank = _ranks(image_HW, class_HW, placement)
+        order = order[np.argsort(rank[order], kind="stable")]  # ties keep the permutation's order
     return np.flatnonzero(class_HW)[order]
+
+
+def _ranks(image_HW: np.ndarray, class_HW: np.ndarray, placement: str) -> np.ndarray:
+    """What a placement labels in ascending order, for each class pixel in row-major order."""
+    if placement == "extreme_intensity":
+        intensity = image_HW[class_HW].astype(np.float64)
+        return -np.abs(intensity - intensity.mean())
+    depth = _depths(class_HW)
+    return depth if placement == "boundary" else -depth
 
 
 def _depths(class_HW: np.ndarray) -> np.ndarray:

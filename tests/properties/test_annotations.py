@@ -6,13 +6,20 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.annotations import STATISTICS, UNLABELLED, Annotation, WeakLabels, annotate
+from trainables.annotations import (
+    PLACEMENTS,
+    STATISTICS,
+    UNLABELLED,
+    Annotation,
+    WeakLabels,
+    annotate,
+)
 from trainables.statistics import object_size, summary_statistics
 
 CLASSES = 3
 examples = settings(max_examples=40, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
-placements = st.sampled_from(("uniform", "center"))
+placements = st.sampled_from(PLACEMENTS)
 kinds = st.sampled_from(("points", "fg_points"))
 
 

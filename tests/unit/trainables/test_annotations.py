@@ -366,6 +366,23 @@ def test_seed_and_image_id_matter() -> None:
     assert (one != _annotate(annotation, mask_HW[None], image_ids=["other"]).labels_NHW).any()
 
 
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        ("boundary", {(1, 1), (1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2), (3, 3)}),  # all but the middle
+        ("extreme_intensity", {(2, 2), (1, 1)}),  # 255 and 0 among values of 100
+    ],
+)
+def test_placements_by_hand(placement: str, expected: set[tuple[int, int]]) -> None:
+    mask_HW = np.zeros((6, 6), np.uint8)
+    mask_HW[1:4, 1:4] = 1
+    image_HW = np.full((6, 6), 100, np.uint8)
+    image_HW[2, 2], image_HW[1, 1], image_HW[5, 5] = 255, 0, 255  # the last is background
+    annotation = Annotation(pixels="fg_points", pixel_budget=len(expected), placement=placement)
+    labels_HW = _annotate(annotation, mask_HW[None], images_NHW=image_HW[None]).labels_NHW[0]
+    assert {(int(row), int(column)) for row, column in np.argwhere(labels_HW == 1)} == expected
+
+
 # ---- statistic_error
 
 
