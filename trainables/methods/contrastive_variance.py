@@ -24,16 +24,14 @@ Semantic Segmentation" (arXiv:2212.08774), eqs. 2 and 4-9.
 
 What the paper leaves open is a choice:
 
-* background: it may be anchor and negative like every class ("both", the literal eq. 6), "negative_only", or
-  "none" of the two;
-* absent: classes that an image does not have are no negatives ("exclude"), or are ("include", the literal
-  eq. 8);
-* negatives: "published", or also the other classes of the same image ("with_same_image"), or also the same
-  class of images other than n and m ("with_same_class"), as contrastive losses elsewhere have them;
-* detach: no gradient is stopped ("none"), or that through c ("centroid") or through z_{i,j} ("negatives");
-* reduction: a "mean" over the labelled pixels, over the anchors and over images and classes, or the "sum" of
-  eqs. 2 and 6. With one click per class and every class in every image the three counts are equal, and the
-  weights mean the same in both.
+* background: anchor and negative like every class ("both", the literal eq. 6), "negative_only", or "none";
+* absent: classes that an image lacks are no negatives ("exclude"), or are ("include", the literal eq. 8);
+* negatives: "published", or also those with i = n ("with_same_image"), or j = k, i != m ("with_same_class");
+* detach: no gradient is stopped ("none"), or that through c ("centroid") or z_{i,j} ("negatives");
+* reduction: the "mean" over labelled pixels, over A and over all (n, k), or the "sum" of eqs. 2 and 6.
+
+With one click per class and every class in every image the three counts of the reduction are equal, and a
+weight means the same in both.
 
 Departure: a class without a labelled pixel counts as absent, except the background, which every image has.
 Departure: an anchor whose class no other image has is left out and not counted; with B = 1 that is all.

@@ -11,9 +11,10 @@ on the right. L_pCE is the cross-entropy of the labelled pixels in nat, lambda_t
 r(t) `trainables.schedules.sigmoid_ramp` over the first ramp_fraction of the training (0: constant 1). Neither
 form has a unit: the share of the pixels on a rim, and pixel sides of outline per pixel.
 
-* form: "contour" marks the inner rim of every region that a 3 x 3 square fits into; thinner ones cost nothing.
-  "anisotropic" adds all changes: 4 k per class for a square of side k, whatever the width of its edge.
+* form: "contour" marks the inner rim of regions that hold a 3 x 3 square, "anisotropic" adds all changes.
 * classes: whose outline counts, "foreground" or "all". The background's lies where the others' do.
+
+Regions thinner than the square have no contour. A hard square of side k has the anisotropic length 4 k.
 
 Source: for the contour, HiLab-git/WSL4MIS at a594da8, the code of Luo et al. 2022 (arXiv:2203.02106), which
 calls it TV (weight 0.01, no ramp; HiLab-git/PyMIC ramps up to 0.1); for the anisotropic form, En and Guo 2022
