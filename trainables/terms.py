@@ -6,6 +6,7 @@ Every function computes in float32 when it is given less (autocast) and in float
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,11 +17,22 @@ from trainables.method import IGNORE, Scalar, Terms
 
 Logits = Float[Tensor, "B K H W"]
 Labels = Int[Tensor, "B H W"]
+Probabilities = Float[Tensor, "B K H W"]
+Image = Float[Tensor, "B C H W"]
+
+SMALLEST_REGION = 1e-6
+"""Pixels of soft mass below which a region has no mean any more."""
 
 
 def full_precision(values: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     """Half precisions become float32; float32 and float64 stay as they are."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def full_precision_products(values: Float[Tensor, "*S"]) -> AbstractContextManager[object]:
+    """Within it matrix products on the device of `values` keep their precision, whatever autocast says."""
+    kind = values.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def probabilities(logits: Logits) -> Float[Tensor, "B K H W"]:
@@ -127,6 +139,43 @@ def contrast_total_variation(
         sums.append((p_BKHW.diff(dim=dim).abs().sum(1) * weight).sum())
         pairs += weight.numel()
     return torch.stack(sums).sum() / max(pairs, 1)
+
+
+def total_variation(p_BKHW: Probabilities) -> Float[Tensor, "B K"]:
+    """The sum over horizontal and vertical neighbours i, j of |p_k(i) - p_k(j)|, in pixel sides.
+
+    The length of a hard region's outline (without what lies on the image's border): 4 k for a square of side
+    k, in its own class and again in the one around it. Source: Rudin, Osher and Fatemi 1992, "Nonlinear total
+    variation based noise removal algorithms", here the anisotropic form, neighbours 1 pixel apart.
+    """
+    p_BKHW = full_precision(p_BKHW)
+    return p_BKHW.diff(dim=2).abs().sum((2, 3)) + p_BKHW.diff(dim=3).abs().sum((2, 3))
+
+
+def region_means(p_BKHW: Probabilities, image_BCHW: Image) -> Float[Tensor, "B K C"]:
+    """c_k = sum p_k x / sum p_k, the mean intensity of each soft region; near 0 for one that has vanished.
+
+    Source: Kim and Ye 2019, arXiv:1904.02872, the centroids of the Mumford-Shah loss.
+    """
+    p_BKV, image_BCV = full_precision(p_BKHW).flatten(2), full_precision(image_BCHW).flatten(2)
+    with full_precision_products(p_BKV):
+        mass_BKC = p_BKV @ image_BCV.to(p_BKV.dtype).mT
+    return mass_BKC / p_BKV.sum(2, keepdim=True).clamp(min=SMALLEST_REGION)
+
+
+def variance_maps(
+    p_BKHW: Probabilities, image_BCHW: Image, *, detach_means: bool = False
+) -> Float[Tensor, "B K H W"]:
+    """z_k = p_k |x - c_k|^2, c_k from `region_means`: what each pixel adds to the variance of each region.
+
+    In squared intensities, the square summed over the channels. Source: En and Guo, arXiv:2212.08774, eq. 4;
+    its sum over pixels and classes is the first term of the Mumford-Shah loss.
+    """
+    p_BKHW, image_BCHW = full_precision(p_BKHW), full_precision(image_BCHW)
+    means_BKC = region_means(p_BKHW, image_BCHW)
+    if detach_means:
+        means_BKC = means_BKC.detach()
+    return p_BKHW * (image_BCHW.unsqueeze(1) - means_BKC[..., None, None]).square().sum(2)
 
 
 def weighted_total(terms: Mapping[str, Scalar], weights: Mapping[str, float]) -> Terms:
