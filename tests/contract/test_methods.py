@@ -29,7 +29,7 @@ NEEDS = {"pixels", "dense", "statistics"}
 CORNERS = 64
 IMPORTS = {
     "__future__", "collections", "collections.abc", "copy", "dataclasses", "jaxtyping", "math",
-    "search_spaces", "trainables.discrete", "trainables.flips", "trainables.method",
+    "search_spaces", "trainables.discrete", "trainables.ema", "trainables.flips", "trainables.method",
     "trainables.sampled_gradient", "trainables.schedules", "trainables.terms", "typing",
 }  # fmt: skip
 IMPORT_ROOTS = ("torch", "trainables.networks")
