@@ -23,6 +23,7 @@ class TinyNetwork(Network):
     def __init__(self, num_classes: int = 4, seed: int = 0) -> None:
         super().__init__()
         self.num_classes, self.feature_channels, self.bottleneck_channels = num_classes, 4, 4
+        self.stage_channels = (4, 4)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = nn.Conv2d(1, 4, 3, padding=1, stride=2)
@@ -33,7 +34,8 @@ class TinyNetwork(Network):
         bottleneck = torch.tanh(self.encoder(image_BCHW))
         features = torch.tanh(self.decoder(image_BCHW))
         upsampled = nn.functional.interpolate(bottleneck, size=image_BCHW.shape[-2:], mode="nearest")
-        return Output(self.classifier(torch.cat([features, upsampled], 1)), features, bottleneck)
+        logits = self.classifier(torch.cat([features, upsampled], 1))
+        return Output(logits, features, bottleneck, (features, bottleneck))
 
 
 def masks_of(num_images: int, num_classes: int, size: int, seed: int = 0) -> np.ndarray:

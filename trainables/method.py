@@ -33,14 +33,18 @@ class Output(NamedTuple):
     """Last decoder features, at full resolution: where an extra head may be put."""
     bottleneck: Float[Tensor, "B E h w"]
     """Deepest encoder features."""
+    stages: tuple[Float[Tensor, "B _ _ _"], ...] = ()
+    """All encoder features, each half as large as the one before, the bottleneck last; as the encoder left
+    them: the first may be larger than the image by the padding at its lower and right edge."""
 
 
 class Network(nn.Module):
-    """A segmentation network: image [B,C,H,W] -> Output. Subclasses set the three counts."""
+    """A segmentation network: image [B,C,H,W] -> Output. Subclasses set the counts."""
 
     num_classes: int
     feature_channels: int
     bottleneck_channels: int
+    stage_channels: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

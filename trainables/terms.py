@@ -95,9 +95,18 @@ def soft_dice_loss(p_BKHW: Float[Tensor, "B K H W"], labels: Labels, smoothing: 
     arXiv:1606.04797, section 3; of e and of counting the background: HiLab-git/WSL4MIS at a594da8.
     """
     t_BKHW = one_hot(labels, p_BKHW.shape[1]).to(p_BKHW.dtype)
-    p_BKHW = torch.where(labelled(labels).unsqueeze(1), p_BKHW, 0.0)
+    return soft_dice_to(torch.where(labelled(labels).unsqueeze(1), p_BKHW, 0.0), t_BKHW, smoothing)
+
+
+def soft_dice_to(
+    p_BKHW: Float[Tensor, "B K H W"], t_BKHW: Float[Tensor, "B K H W"], smoothing: float = 1e-5
+) -> Scalar:
+    """1 minus the mean over the classes of (2 sum pt + e) / (sum p^2 + sum t^2 + e), summed over the batch.
+
+    t may be soft: 0 exactly where p = t, hard or not. Source: as `soft_dice_loss`.
+    """
     overlap_K = (p_BKHW * t_BKHW).sum((0, 2, 3))
-    squares_K = p_BKHW.square().sum((0, 2, 3)) + t_BKHW.sum((0, 2, 3))
+    squares_K = p_BKHW.square().sum((0, 2, 3)) + t_BKHW.square().sum((0, 2, 3))
     return 1.0 - ((2.0 * overlap_K + smoothing) / (squares_K + smoothing)).mean()
 
 

@@ -29,7 +29,7 @@ NEEDS = {"pixels", "dense", "statistics"}
 CORNERS = 64
 IMPORTS = {
     "__future__", "collections", "collections.abc", "copy", "dataclasses", "jaxtyping", "math",
-    "search_spaces", "trainables.discrete", "trainables.flips", "trainables.method",
+    "search_spaces", "trainables.discrete", "trainables.ema", "trainables.flips", "trainables.method",
     "trainables.sampled_gradient", "trainables.schedules", "trainables.terms", "typing",
 }  # fmt: skip
 IMPORT_ROOTS = ("torch", "trainables.networks")
@@ -257,6 +257,7 @@ class TestSpeed:
             method = load(name)()
             net, state, batch = set_up(method)
             eager = run(method, net, batch, state)
+            size = gradient_size(net, eager["total"])  # a second pass may move buffers of the state
             torch.compiler.reset()
             torch.manual_seed(0)
             compiled = torch.compile(method.losses, fullgraph=True, backend="aot_eager")
@@ -264,9 +265,7 @@ class TestSpeed:
             assert graph.keys() == eager.keys()
             for term, value in eager.items():
                 torch.testing.assert_close(graph[term], value)
-            assert gradient_size(net, graph["total"]) == pytest.approx(
-                gradient_size(net, eager["total"]), rel=1e-4
-            )
+            assert gradient_size(net, graph["total"]) == pytest.approx(size, rel=1e-4)
 
 
 class TestState:

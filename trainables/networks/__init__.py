@@ -13,7 +13,7 @@ from search_spaces.fields import check_values
 if TYPE_CHECKING:
     from trainables.method import Network
 
-_SHARED_PARTS = {"heads"}
+_SHARED_PARTS = {"decoder", "heads"}
 
 
 def names() -> list[str]:

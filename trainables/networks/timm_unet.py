@@ -61,7 +61,8 @@ class TimmUNet(Network):
         self.num_classes = num_classes
         self.stride = 2**depth
         self.feature_channels = self.model.segmentation_head[0].in_channels
-        self.bottleneck_channels = self.model.encoder.out_channels[-1]
+        self.stage_channels = tuple(self.model.encoder.out_channels)  # the first is the image
+        self.bottleneck_channels = self.stage_channels[-1]
 
     def forward(self, image_BCHW: Float[Tensor, "B C H W"]) -> Output:
         height, width = image_BCHW.shape[-2:]
@@ -69,4 +70,4 @@ class TimmUNet(Network):
         stages = self.model.encoder(x)
         features = self.model.decoder(stages)
         logits = self.model.segmentation_head(features)
-        return Output(logits[..., :height, :width], features[..., :height, :width], stages[-1])
+        return Output(logits[..., :height, :width], features[..., :height, :width], stages[-1], tuple(stages))

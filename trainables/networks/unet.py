@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from search_spaces import Int, hp
 from trainables.method import Network, Output
+from trainables.networks.decoder import convolutions
 
 DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5, 0.5)
 """Encoder dropout by level, finest first (WSL4MIS at a594da8)."""
@@ -38,18 +39,6 @@ class Config:
         return UNet(num_classes, widths, image_channels)
 
 
-def _convolutions(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1),
-        nn.BatchNorm2d(outputs),
-        nn.LeakyReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Conv2d(outputs, outputs, 3, padding=1),
-        nn.BatchNorm2d(outputs),
-        nn.LeakyReLU(inplace=True),
-    )
-
-
 @final
 class UNet(Network):
     """Image [B,C,H,W] -> Output with logits [B,K,H,W], features [B,width,H,W]."""
@@ -59,25 +48,25 @@ class UNet(Network):
         self.num_classes = num_classes
         self.feature_channels = widths[0]
         self.bottleneck_channels = widths[-1]
+        self.stage_channels = tuple(widths)
         inputs = [image_channels, *widths[:-1]]
         self.down = nn.ModuleList(
-            _convolutions(i, o, p) for i, o, p in zip(inputs, widths, DROPOUT[: len(widths)], strict=True)
+            convolutions(i, o, p) for i, o, p in zip(inputs, widths, DROPOUT[: len(widths)], strict=True)
         )
         coarse_to_fine = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose2d(deep, fine, 2, stride=2) for deep, fine in coarse_to_fine)
-        self.merge = nn.ModuleList(_convolutions(2 * fine, fine, 0.0) for _, fine in coarse_to_fine)
+        self.merge = nn.ModuleList(convolutions(2 * fine, fine, 0.0) for _, fine in coarse_to_fine)
         self.classify = nn.Conv2d(widths[0], num_classes, 3, padding=1)
 
     def forward(self, image_BCHW: Float[Tensor, "B C H W"]) -> Output:
         height, width = image_BCHW.shape[-2:]
         stride = 2 ** (len(self.down) - 1)
         x = F.pad(image_BCHW, (0, -width % stride, 0, -height % stride), mode="replicate")
-        skips: list[Tensor] = []
+        stages: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
-            skips.append(x)
-        bottleneck = x
-        for up, merge, skip in zip(self.up, self.merge, reversed(skips[:-1]), strict=True):
+            stages.append(x)
+        for up, merge, skip in zip(self.up, self.merge, reversed(stages[:-1]), strict=True):
             x = merge(torch.cat((skip, up(x)), 1))
         x = x[..., :height, :width]
-        return Output(self.classify(x), x, bottleneck)
+        return Output(self.classify(x), x, stages[-1], tuple(stages))

@@ -118,6 +118,18 @@ class TestBoth:
         x = image(2, 1, 16, 16)
         assert torch.equal(one.eval()(x).logits_BKHW, again.eval()(x).logits_BKHW)
 
+    def test_stages_halve_from_the_padded_image_to_the_bottleneck(
+        self, name: str, settings: dict[str, Any]
+    ) -> None:
+        net = built(name, **settings).eval()
+        out = net(image(2, 1, 17, 31))
+        assert tuple(stage.shape[1] for stage in out.stages) == net.stage_channels
+        assert out.stages[-1] is out.bottleneck
+        coarsest = out.bottleneck.shape[-2:]
+        for stage, factor in zip(reversed(out.stages), (1, 2, 4, 8, 16, 32), strict=False):
+            assert tuple(stage.shape[-2:]) == tuple(factor * length for length in coarsest)
+        assert out.stages[0].shape[-2] >= 17
+
     def test_first_training_call_is_repeatable(self, name: str, settings: dict[str, Any]) -> None:
         outputs = []
         for _ in range(2):
