@@ -54,7 +54,7 @@ class Training:
         # NHWC is what tensor cores take without a transpose; on CPUs it was measured to gain nothing here.
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.net.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-        self.state.to(device)
+        self.state.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.optimiser = self._optimiser()
         self.batches = BatchSource(trial, dataset, device, layout)
         self.reduced = (
