@@ -30,7 +30,8 @@ CORNERS = 64
 IMPORTS = {
     "__future__", "collections", "collections.abc", "copy", "dataclasses", "jaxtyping", "math",
     "search_spaces", "trainables.discrete", "trainables.flips", "trainables.method",
-    "trainables.sampled_gradient", "trainables.schedules", "trainables.terms", "typing",
+    "trainables.pairwise", "trainables.sampled_gradient", "trainables.schedules", "trainables.terms",
+    "typing",
 }  # fmt: skip
 IMPORT_ROOTS = ("torch", "trainables.networks")
 SYNCHRONISES = {"cpu", "item", "numpy", "tolist"}
