@@ -90,7 +90,7 @@ def window_message(
     """
     message_BKHW, image_BCHW = torch.zeros_like(p_BKHW), image_BCHW.to(p_BKHW.dtype)
     height, width = p_BKHW.shape[2:]
-    for piece in _pieces(p_BKHW):
+    for piece in pieces(p_BKHW):
         for row, column in _half_window(radius, height, width):
             (rows_i, rows_j), (columns_i, columns_j) = _overlap(row, height), _overlap(column, width)
             i, j = (piece, slice(None), rows_i, columns_i), (piece, slice(None), rows_j, columns_j)
@@ -101,7 +101,7 @@ def window_message(
     return message_BKHW
 
 
-def _pieces(tensor: Tensor) -> Iterator[slice]:
+def pieces(tensor: Tensor) -> Iterator[slice]:
     """Ranges of images: all at once on a GPU and in a graph, where every piece would add its launches."""
     images, pixels = len(tensor), tensor[0, 0].numel()
     at_once = tensor.device.type != "cpu" or torch.compiler.is_compiling()
