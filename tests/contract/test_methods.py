@@ -29,8 +29,9 @@ NEEDS = {"pixels", "dense", "statistics"}
 CORNERS = 64
 IMPORTS = {
     "__future__", "collections", "collections.abc", "copy", "dataclasses", "jaxtyping", "math",
-    "search_spaces", "trainables.discrete", "trainables.ema", "trainables.flips", "trainables.method",
-    "trainables.sampled_gradient", "trainables.schedules", "trainables.terms", "typing",
+    "search_spaces", "trainables.bilateral", "trainables.discrete", "trainables.ema", "trainables.flips",
+    "trainables.method", "trainables.pairwise", "trainables.random_walk", "trainables.sampled_gradient",
+    "trainables.schedules", "trainables.terms", "typing",
 }  # fmt: skip
 IMPORT_ROOTS = ("torch", "trainables.networks")
 SYNCHRONISES = {"cpu", "item", "numpy", "tolist"}
