@@ -39,8 +39,8 @@ class BudgetRow:
     family: str
     name: str
     seconds: float
-    pixels: int | None
-    """Labelled pixels per class and image, where the arm's supervision is counted in pixels."""
+    amount: str
+    """What the annotator was asked for, where it is counted: "5 px" per class and image, "85 masks"."""
     mean: float
     low: float
     high: float
@@ -57,11 +57,12 @@ def budget_rows(answer: Answer, arms: Sequence[Arm]) -> list[BudgetRow]:
     """The confirmed arms by family, each in order of its annotation time.
 
     A family is what one line joins: the same supervision apart from its amount ("with statistics", "without
-    statistics", "full masks"), and the same method where one supervision has several.
+    statistics", "full masks"; after a pre-training what followed it), and the same method where one
+    supervision has several.
     """
     families = _families(arms)
     rows = [
-        BudgetRow(families[arm.name], arm.name, a.annotation_seconds, _pixels(arm), a.mean, a.low, a.high)
+        BudgetRow(families[arm.name], arm.name, a.annotation_seconds, _amount(arm), a.mean, a.low, a.high)
         for arm, a in zip(arms, answer.arms, strict=True)
         if not (math.isnan(a.mean) or math.isnan(a.annotation_seconds))
     ]
@@ -96,10 +97,24 @@ def _families(arms: Sequence[Arm]) -> dict[str, str]:
 
 
 def _supervision(arm: Arm) -> str:
+    if arm.pretraining is not None:
+        return _after_pretraining(arm)
     if arm.annotation.pixels == "dense":
         return "full masks"
     return "with statistics" if arm.annotation.statistics else "without statistics"
 
 
-def _pixels(arm: Arm) -> int | None:
-    return None if arm.annotation.pixels in ("scribble", "dense") else arm.annotation.pixel_budget
+def _after_pretraining(arm: Arm) -> str:
+    masks, statistics = arm.annotation.pixels == "dense", bool(arm.annotation.statistics)
+    if arm.protocol.get("iterations") == 0:
+        return "as pre-trained"
+    if masks:
+        return "then statistics and masks" if statistics else "then the masks again"
+    return "then statistics alone" if arm.annotation.pixels == "none" else "then statistics and clicks"
+
+
+def _amount(arm: Arm) -> str:
+    masks = arm.annotation if arm.pretraining is None else arm.pretraining.annotation
+    if masks.pixels == "dense" and (masks.labelled_images is not None or arm.pretraining is not None):
+        return "all masks" if masks.labelled_images is None else f"{masks.labelled_images} masks"
+    return "" if arm.annotation.pixels in ("scribble", "dense") else f"{arm.annotation.pixel_budget} px"

@@ -32,7 +32,7 @@ _UNITS = ((7200.0, "h", 3600.0), (600.0, "min", 60.0), (0.0, "s", 1.0))  # from 
 def draw(rows: Sequence[BudgetRow], path: Path, *, quality: str, title: str) -> None:
     """Writes the curve of each family: mean and 95 % interval over the annotator's time.
 
-    What has no pixel budget (full masks) is a level to compare with: a star and a dotted line. `quality`
+    What is not counted (full masks) is a level to compare with: a star and a dotted line. `quality`
     labels the vertical axis; the suffix of `path` chooses PNG, SVG or PDF. Raises ValueError without rows.
     """
     if not rows:
@@ -40,14 +40,20 @@ def draw(rows: Sequence[BudgetRow], path: Path, *, quality: str, title: str) -> 
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(7.6, 5.2), dpi=150, layout="constrained", facecolor="white")
         axes = figure.add_subplot()
-        unit = _time_axis(axes, [row.seconds for row in rows])
+        counted = any(row.amount.endswith("px") for row in rows)
+        note = "; px: labelled per class and image" if counted else ""
+        unit = _time_axis(axes, [row.seconds for row in rows], note)
         styles = iter(_STYLES * len(rows))
+        named: set[tuple[float, str]] = set()
         for number, family in enumerate(dict.fromkeys(row.family for row in rows)):
             points = [row for row in rows if row.family == family]
-            level = len(points) == 1 and points[0].pixels is None
+            level = len(points) == 1 and not points[0].amount
             if level:
                 axes.axhline(points[0].mean, color=_LEVEL[0], linestyle=":", linewidth=1, zorder=1)
-            _series(axes, points, unit, _LEVEL if level else next(styles), label_above=number % 2 == 0)
+            _series(axes, points, unit, _LEVEL if level else next(styles))
+            fresh = [row for row in points if row.amount and (row.seconds, row.amount) not in named]
+            _name_amounts(axes, fresh, unit, above=number % 2 == 1)
+            named |= {(row.seconds, row.amount) for row in fresh}
         axes.set_ylabel(quality)
         axes.margins(y=0.08)
         _finish(axes, figure, title)
@@ -55,10 +61,8 @@ def draw(rows: Sequence[BudgetRow], path: Path, *, quality: str, title: str) -> 
         figure.savefig(path)
 
 
-def _series(
-    axes: Axes, points: Sequence[BudgetRow], unit: float, style: tuple[str, str, str], *, label_above: bool
-) -> None:
-    """One family; its pixel budgets stand above left or below right, where a rising line leaves room."""
+def _series(axes: Axes, points: Sequence[BudgetRow], unit: float, style: tuple[str, str, str]) -> None:
+    """One family: a line through its intervals."""
     colour, marker, line = style
     axes.errorbar(
         [row.seconds / unit for row in points],
@@ -74,22 +78,25 @@ def _series(
         label=_plain(points[0].family),
         zorder=3,
     )
-    side = -1 if label_above else 1
+
+
+def _name_amounts(axes: Axes, points: Sequence[BudgetRow], unit: float, *, above: bool) -> None:
+    """Above left or below right of a point, where a rising line leaves room; once at each time."""
+    side = -1 if above else 1
     for row in points:
-        if row.pixels is not None:
-            axes.annotate(
-                f"{row.pixels} px",
-                (row.seconds / unit, row.mean),
-                xytext=(6 * side, -5 * side),
-                textcoords="offset points",
-                ha="right" if label_above else "left",
-                va="bottom" if label_above else "top",
-                fontsize=9,
-                color=colour,
-            )
+        axes.annotate(
+            row.amount,
+            (row.seconds / unit, row.mean),
+            xytext=(6 * side, -5 * side),
+            textcoords="offset points",
+            ha="right" if above else "left",
+            va="bottom" if above else "top",
+            fontsize=9,
+            color="0.3",
+        )
 
 
-def _time_axis(axes: Axes, seconds: Sequence[float]) -> float:
+def _time_axis(axes: Axes, seconds: Sequence[float], note: str) -> float:
     """Logarithmic, but straight from 0 to the smallest cost so that "no annotation" has a place.
 
     Returns the axis' unit in seconds.
@@ -106,7 +113,7 @@ def _time_axis(axes: Axes, seconds: Sequence[float]) -> float:
     ticks = [0.0] * free + [t for t in ticks if (first if free else 0.6 * first) <= t <= 1.5 * last]
     axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel(f"annotator's time for the training images [{name}]; px: labelled per class and image")
+    axes.set_xlabel(f"annotator's time for the training images [{name}]{note}")
     return unit
 
 

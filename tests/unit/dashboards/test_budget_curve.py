@@ -30,14 +30,14 @@ def colours(path):
         return set(map(tuple, np.asarray(image.convert("RGB")).reshape(-1, 3).tolist()))
 
 
-def point(family, seconds, mean=0.5, pixels=1):
-    return BudgetRow(family, f"{family} {pixels}", seconds, pixels, mean, mean - 0.1, mean + 0.05)
+def point(family, seconds, mean=0.5, amount="1 px"):
+    return BudgetRow(family, f"{family} {amount}", seconds, amount, mean, mean - 0.1, mean + 0.05)
 
 
 def test_curve_draws_each_family_in_its_colour(tmp_path):
-    rows = [point("with statistics", s, 0.5 + s / 100, k) for k, s in ((0, 0.0), (1, 2.4), (5, 12.0))]
-    rows += [point("without statistics", s, 0.3 + s / 100, k) for k, s in ((1, 2.4), (5, 12.0))]
-    rows += [point("full masks", 239.0, 0.9, None)]
+    rows = [point("with statistics", s, 0.5 + s / 100, f"{k} px") for k, s in ((0, 0.0), (1, 2.4), (5, 12.0))]
+    rows += [point("without statistics", s, 0.3 + s / 100, f"{k} px") for k, s in ((1, 2.4), (5, 12.0))]
+    rows += [point("full masks", 239.0, 0.9, "")]
     budget_curve.draw(rows, tmp_path / "curve.png", **LABELS)
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x22, 0x22, 0x22)} <= colours(tmp_path / "curve.png")
     assert 0.01 < ink(tmp_path / "curve.png") < 0.3
@@ -45,7 +45,7 @@ def test_curve_draws_each_family_in_its_colour(tmp_path):
 
 @pytest.mark.parametrize("seconds", [(0.0,), (0.0, 0.0), (3.0,), (1.0, 1e7), (0.0, 1e-3, 5e5)])
 def test_curve_at_the_edges_of_time(tmp_path, seconds):
-    rows = [point("a", s, 0.5, k) for k, s in enumerate(seconds)]
+    rows = [point("a", s, 0.5, f"{k} px") for k, s in enumerate(seconds)]
     budget_curve.draw(rows, tmp_path / "curve.png", **LABELS)
     assert ink(tmp_path / "curve.png") > 0.01
 

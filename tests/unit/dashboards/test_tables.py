@@ -7,7 +7,7 @@ import pytest
 
 from dashboards.tables import arm_rows, budget_rows, has_curve, quality_label
 from study.conclusion import Answer, ArmAnswer
-from study.spec import Arm
+from study.spec import Arm, Stage
 from trainables.annotations import Annotation
 
 ARM = ArmAnswer("", 0.6, 0.5, 0.7, 3, 3, 20, 0.1, 0.02, 4.0, "mm", 0, 0.1, 60.0, 10.0, {})
@@ -43,11 +43,11 @@ def test_arm_rows_keep_the_order_and_the_unconfirmed():
 
 def test_budget_rows_are_families_in_order_of_time():
     rows = budget_rows(answer(), ARMS)
-    assert [(row.family, row.name, row.pixels) for row in rows] == [
-        ("with statistics", "statistic only", 0),
-        ("with statistics", "statistic + 5 pixels", 5),
-        ("without statistics", "5 pixels only", 5),
-        ("full masks", "full", None),
+    assert [(row.family, row.name, row.amount) for row in rows] == [
+        ("with statistics", "statistic only", "0 px"),
+        ("with statistics", "statistic + 5 pixels", "5 px"),
+        ("without statistics", "5 pixels only", "5 px"),
+        ("full masks", "full", ""),
     ]
     assert [row.seconds for row in rows] == [1.0, 25.0, 24.0, 239.0]
     assert (rows[0].mean, rows[0].low, rows[0].high) == (0.6, 0.5, 0.7)
@@ -78,3 +78,27 @@ def test_quality_label_names_unit_and_direction():
     assert quality_label(answer()) == "Dice, greater is better"
     assert quality_label(answer(metric="hd95", hd95_unit="px")) == "HD95 [px], smaller is better"
     assert quality_label(answer(metric="size_error")) == "size error [px²], smaller is better"
+
+
+def test_after_a_pretraining_families_say_what_followed_and_amounts_count_its_masks():
+    def after(name, masks, *, count=85, **changes):
+        stage = Stage(method="full_supervision", annotation=Annotation(pixels="dense", labelled_images=count))
+        return replace(arm(name, pixels=masks, **changes), pretraining=stage)
+
+    arms = (
+        replace(after("before", "dense"), protocol={"iterations": 0}),
+        after("longer", "dense"),
+        after("alone", "none", statistics=("size",)),
+        after("beside", "dense", statistics=("size",)),
+        after("clicks", "points", budget=1, statistics=("size",)),
+        after("everything", "dense", count=None),
+    )
+    rows = budget_rows(answer(arms, (1.0, 1.0, 1.0, 1.0, 2.0, 9.0)), arms)
+    assert {row.name: (row.family, row.amount) for row in rows} == {
+        "before": ("as pre-trained", "85 masks"),
+        "longer": ("then the masks again", "85 masks"),
+        "alone": ("then statistics alone", "85 masks"),
+        "beside": ("then statistics and masks", "85 masks"),
+        "clicks": ("then statistics and clicks", "85 masks"),
+        "everything": ("then the masks again", "all masks"),
+    }
