@@ -26,7 +26,7 @@ Source: Barucic and Kybic 2022, "Learning to segment from object sizes" (CEUR 32
 Departure: all flips of a mask are computed exactly for the price of a few distance transforms
 (`trainables.chebyshev`) instead of one transform a pixel.
 Departure: the labelled pixels stay in every step (overlap_weight; 0 is the paper) and n = 8 (the paper uses
-1): sizes alone lowered the IoU of a toy, and eight samples cost a few percent of a step.
+1): sizes alone lowered the IoU on the hippocampus, and eight samples cost a few percent of a step.
 Departure: sizes are divided by g_max, so that a weight means the same for every image size; the paper adds
 (s - g)^2. A mask without background has size 2 max(H, W), which the paper leaves open.
 Departure: K softmax channels, each foreground class a mask of its own; for K = 2 that is the paper.
