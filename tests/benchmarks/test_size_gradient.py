@@ -20,6 +20,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ROUNDS = {(48, 32): 11, (256, 256): 3}
 """Of interleaved steps by image shape; a step of the large ones takes seconds on a CPU."""
 GOAL = {1: "<= 1.03", 8: "<= 1.08"}
+GOAL_GPU = {1: "<= 1.15", 8: "<= 1.2"}
 
 pytestmark = pytest.mark.timeout(900)
 Note = Callable[[str, float, str], None]
@@ -64,6 +65,18 @@ def ellipses(trainables: Callable[[str], ModuleType], shape: tuple[int, int], de
     )
 
 
+class Fixed(torch.nn.Module):
+    """The logits that a network gave, as parameters: what is behind them costs nothing."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(output.logits_BKHW.detach().clone())
+        self.output = output
+
+    def forward(self, image_BCHW: Tensor) -> Any:
+        return self.output._replace(logits_BKHW=self.logits)
+
+
 def stepper(method: Any, net: Any, batch: Any) -> Callable[[], None]:
     state = method.init(net)
 
@@ -91,18 +104,22 @@ def pretrained(trainables: Callable[[str], ModuleType], supervised: Any, device:
 def test_size_step_over_supervised_step(
     benchmark: Any, ratio: Note, trainables: Callable[[str], ModuleType], shape: tuple[int, int], device: str
 ) -> None:
-    """Both have the cross-entropy of all pixels; the optimiser, equal in both, is left out."""
+    """What the sizes add on the logits of a network, over a whole step of that network: both have the
+    cross-entropy of all pixels. The difference of whole steps, a hundredth, drowns in their noise.
+    """
     method = trainables("methods.size_gradient").SizeGradient
     supervised = method(size_weight=0.0)
     net, batch = pretrained(trainables, supervised, device), ellipses(trainables, shape, device)
+    fixed = Fixed(net(batch.image_BCHW))
     methods = [supervised, *(method(samples=n) for n in GOAL)]
-    steps = [stepper(each, net, batch) for each in methods]
     assert methods[-1].losses(net, batch, methods[-1].init(net), 0.5)["zero_gradient_share"] < 0.5
-    plain, *sized = interleaved(steps, ROUNDS[shape], device)
-    benchmark.pedantic(steps[1], rounds=1)
+    steps = [stepper(supervised, net, batch), *(stepper(each, fixed, batch) for each in methods)]
+    step, plain, *sized = interleaved(steps, ROUNDS[shape], device)
+    benchmark.pedantic(steps[-1], rounds=1)
     for n, seconds in zip(GOAL, sized, strict=True):
         what = f"size-supervised over supervised step, n = {n} (timm_unet resnet18, 16x{shape[0]}x{shape[1]}"
-        ratio(f"{what}, {device}, 1 thread)", seconds / plain, GOAL[n] if device == "cpu" else "no goal")
+        added = 1 + (seconds - plain) / step
+        ratio(f"{what}, {device}, 1 thread)", added, GOAL[n] if device == "cpu" else GOAL_GPU[n])
 
 
 @pytest.mark.parametrize("device", DEVICES)
