@@ -11,8 +11,9 @@ import logging
 import os
 import re
 import sqlite3
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,12 @@ class Runs:
         spec_json: str,
         dataset: Mapping[str, Any],
     ) -> None:
-        _check_sqlite(uri)
         import mlflow  # here: `plan` and `report` need not pay the second it takes
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        if uri.startswith(_SQLITE):
+            _prepare_sqlite(Path(uri.removeprefix(_SQLITE).partition("?")[0]))
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         self._spec_json = spec_json
         self._dataset = dataset
@@ -294,10 +296,19 @@ class Tracker:
         self._delivery.put(subject, call)
 
 
-def _check_sqlite(uri: str) -> None:
-    """Open a database file before MLflow does, which tries a hopeless one for more than a minute."""
-    if uri.startswith(_SQLITE):
-        path = Path(uri.removeprefix(_SQLITE).partition("?")[0])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path)) as database:
-            database.execute("PRAGMA schema_version")
+def _prepare_sqlite(path: Path) -> None:
+    """Opens a database file before MLflow does, which tries a hopeless one for more than a minute.
+
+    A new one appears whole or not at all: one whose making was cut off MLflow would never accept again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        import mlflow
+
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        mlflow.MlflowClient(tracking_uri=f"{_SQLITE}{draft}").search_experiments(max_results=1)
+        with suppress(FileExistsError):  # another driver was faster
+            os.link(draft, path)
+        draft.unlink()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA schema_version")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import socket
 import time
@@ -16,7 +17,7 @@ from mlflow.entities import Run
 
 from search_spaces import UserError
 from study.results import TrialRow
-from study.tracking import _ENVIRONMENT, Tracker
+from study.tracking import _ENVIRONMENT, Tracker, _prepare_sqlite
 
 STUDY = "pixels"
 PATIENCE = 30.0  # only to turn a hang into a failure: the queue is empty within milliseconds
@@ -477,3 +478,38 @@ def test_nothing_may_be_told_before_the_start_and_closing_then_is_no_mistake(tmp
     target.close()
     with pytest.raises(RuntimeError, match="start"):
         target.trial_started(trial())
+
+
+def test_a_database_whose_making_was_cut_off_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow does not accept half of its own tables: a kill in the first seconds would have ended a study."""
+    monkeypatch.chdir(tmp_path)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as first_seconds:
+        first_seconds.setattr("study.tracking.os.link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tracker(tmp_path).start(["points"])
+    assert not (tmp_path / "mlflow.db").exists()
+    started(tmp_path).close(PATIENCE)
+    client: Any = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert client.get_experiment_by_name(STUDY) is not None
+
+
+def test_a_database_that_another_driver_just_made_is_kept(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, link = (home / "mlflow.db").read_bytes(), os.link
+    target = tmp_path / "new" / "mlflow.db"
+
+    def too_late(draft: Path, path: Path) -> None:
+        path.write_bytes(theirs)
+        link(draft, path)
+
+    monkeypatch.setattr("study.tracking.os.link", too_late)
+    _prepare_sqlite(target)
+    assert target.read_bytes() == theirs
+    assert list(target.parent.iterdir()) == [target]
