@@ -194,6 +194,7 @@ def check_arms(study: Study, dataset: Dataset, data: DataSource) -> dict[str, fl
     train = dataset.folds[study.data.fold].train
     masks = np.asarray(dataset.masks_NHW[train])
     seconds: dict[str, float] = {}
+    tried: set[str] = set()
     for arm in study.arms:
         trial = trial_of(
             study, arm, base_point(study, arm), data, seed=study.search.seed, fold=study.data.fold, test=False
@@ -202,7 +203,9 @@ def check_arms(study: Study, dataset: Dataset, data: DataSource) -> dict[str, fl
         stages = [trial] if trial.pretraining is None else [trial, trial.pretraining]
         # An image that one stage has dense and the other clicked is paid for once: a mask holds the clicks.
         for stage in stages:
-            _try_out(stage, dataset)
+            if stage.key() not in tried:  # arms share their pre-training
+                tried.add(stage.key())
+                _try_out(stage, dataset)
         costs = [
             cost_seconds(stage.annotation, masks, weak_labels(stage, dataset).labelled_N, dataset.num_classes)
             for stage in stages

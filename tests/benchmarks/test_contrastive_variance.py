@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks.test_size_gradient import DEVICES, Note, interleaved, stepper, trainables
+from tests.benchmarks.measure import DEVICES, Fixed, Note, interleaved, stepper, trainables
 
 __all__ = ["trainables"]
 
@@ -27,20 +27,6 @@ def clicked_images(batch_class: Any, num_classes: int, device: str) -> Any:
     return batch_class(image_BCHW=torch.rand(12, 1, 256, 256).to(device), labels_BHW=labels_BHW.to(device))
 
 
-class Fixed(torch.nn.Module):
-    """A network of no cost: the logits that another one gave, as leaves."""
-
-    def __init__(self, output: Any, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.output = output._replace(logits_BKHW=output.logits_BKHW.detach().requires_grad_())
-
-    def forward(self, image_BCHW: torch.Tensor) -> Any:
-        del image_BCHW
-        self.output.logits_BKHW.grad = None
-        return self.output
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_classes", GOAL)
 def test_contrastive_variance_over_bare_step(
@@ -54,7 +40,7 @@ def test_contrastive_variance_over_bare_step(
     method = trainables("methods.contrastive_variance").ContrastiveVariance
     net = trainables("networks").build("unet", {}, num_classes).to(device)
     batch = clicked_images(trainables("method").Batch, num_classes, device)
-    fixed = Fixed(net(batch.image_BCHW), num_classes)
+    fixed = Fixed(net(batch.image_BCHW))
     plain = method(contrastive_weight=0.0, total_variation_weight=0.0)
     methods = {
         "contrastive variance": method(total_variation_weight=0.0),

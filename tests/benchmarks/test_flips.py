@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -16,62 +11,23 @@ import pytest
 import torch
 from scipy import ndimage
 
+from tests.benchmarks.measure import Note, interleaved, peak_bytes, trainables
 from tests.reference.test_chebyshev import noisy_ellipses
-from tests.tiny import plain_methods
 from trainables import flips
+
+__all__ = ["trainables"]
 
 SHAPES = ((16, 48, 32), (16, 256, 256))
 SAMPLED = {(16, 48, 32): 96, (16, 256, 256): 4}
 """Pixels per image whose flip the naive way transforms; its time is scaled to all pixels."""
 
 pytestmark = pytest.mark.timeout(600)
-Note = Callable[[str, float, str], None]
-
-MEMORY = """
-from pathlib import Path
-import torch
-from tests.reference.test_chebyshev import noisy_ellipses
-from trainables.chebyshev import size_flips
-
-def kilobytes(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(field)))
-
-torch.set_num_threads(1)
-masks = torch.from_numpy(noisy_ellipses({shape}, seed=0, flipped=0.018))
-size_flips(masks[:1, :8, :8], "open")
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far, that of the imports, is forgotten
-before = kilobytes("VmRSS")
-size_flips(masks, "open")
-print(1024 * (kilobytes("VmHWM") - before) / masks.numel())
-"""
-
-
-@pytest.fixture
-def chebyshev() -> Iterator[ModuleType]:
-    """The module as it is outside the tests, where no call has its annotations checked; one thread."""
-    torch.set_num_threads(1)
-    with plain_methods():
-        yield importlib.import_module("trainables.chebyshev")
 
 
 def masks_of(kind: str, shape: tuple[int, int, int]) -> np.ndarray:
     if kind == "empty":
         return np.zeros(shape, bool)
     return noisy_ellipses(*shape, seed=0, flipped=0.018 if kind == "noisy" else 0.0)
-
-
-def interleaved(*functions: Callable[[], Any], rounds: int = 15) -> list[float]:
-    """Median seconds of each one; called in turn, so that other load on the machine meets all of them."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    for function in functions:
-        function()
-    for _ in range(rounds):
-        for function, taken in zip(functions, seconds, strict=True):
-            started = time.perf_counter()
-            function()
-            taken.append(time.perf_counter() - started)
-    return [statistics.median(taken) for taken in seconds]
 
 
 def by_scipy(masks_NHW: np.ndarray) -> np.ndarray:
@@ -95,12 +51,15 @@ def label(what: str, shape: tuple[int, int, int]) -> str:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_distance_over_scipy(
-    benchmark: Any, ratio: Note, chebyshev: ModuleType, shape: tuple[int, int, int]
+    benchmark: Any, ratio: Note, trainables: Callable[[str], ModuleType], shape: tuple[int, int, int]
 ) -> None:
+    chebyshev = trainables("chebyshev")
     masks_NHW = masks_of("noisy", shape)
     masks = torch.from_numpy(masks_NHW)
     assert np.array_equal(chebyshev.distance(masks, "open").numpy(), by_scipy(masks_NHW))
-    ours, scipy = interleaved(lambda: chebyshev.distance(masks, "open"), lambda: by_scipy(masks_NHW))
+    ours, scipy = interleaved(
+        [lambda: chebyshev.distance(masks, "open"), lambda: by_scipy(masks_NHW)], 15, "cpu"
+    )
     benchmark.pedantic(chebyshev.distance, (masks, "open"), rounds=5)
     ratio(label("distance transform over SciPy's, looped", shape), ours / scipy, "<= 1")
 
@@ -108,19 +67,25 @@ def test_distance_over_scipy(
 @pytest.mark.parametrize("kind", ["noisy", "clean", "empty"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_all_flips_over_one_transform(
-    benchmark: Any, ratio: Note, chebyshev: ModuleType, shape: tuple[int, int, int], kind: str
+    benchmark: Any,
+    ratio: Note,
+    trainables: Callable[[str], ModuleType],
+    shape: tuple[int, int, int],
+    kind: str,
 ) -> None:
     """The project's own transform stops early; of empty masks it computes nothing, so that only SciPy's is a
     measure there."""
+    chebyshev = trainables("chebyshev")
     masks_NHW = masks_of(kind, shape)
     masks = torch.from_numpy(masks_NHW)
     value_B = chebyshev.size_flips(masks, "open").value_B
     assert np.array_equal(value_B.numpy(), 2 * by_scipy(masks_NHW).max((1, 2)))
-    every, one, scipy = interleaved(
+    functions = [
         lambda: chebyshev.size_flips(masks, "open"),
         lambda: chebyshev.distance(masks, "open"),
         lambda: by_scipy(masks_NHW),
-    )
+    ]
+    every, one, scipy = interleaved(functions, 15, "cpu")
     benchmark.pedantic(chebyshev.size_flips, (masks, "open"), rounds=5)
     if kind != "empty":
         ratio(label(f"all flips over one distance transform, {kind} masks", shape), every / one, "<= 8")
@@ -129,16 +94,16 @@ def test_all_flips_over_one_transform(
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_naive_over_all_flips(
-    benchmark: Any, ratio: Note, chebyshev: ModuleType, shape: tuple[int, int, int]
+    benchmark: Any, ratio: Note, trainables: Callable[[str], ModuleType], shape: tuple[int, int, int]
 ) -> None:
+    chebyshev = trainables("chebyshev")
     masks_NHW = masks_of("noisy", shape)
     masks, pixels = torch.from_numpy(masks_NHW), shape[1] * shape[2]
     sample_P = np.random.default_rng(0).choice(pixels, SAMPLED[shape], replace=False)
     flipped_NV = chebyshev.size_flips(masks, "open").flipped_BHW.flatten(1).numpy()
     assert np.array_equal(flipped_NV[:, sample_P], naive(masks_NHW, sample_P))
-    slow, fast = interleaved(
-        lambda: naive(masks_NHW, sample_P), lambda: chebyshev.size_flips(masks, "open"), rounds=7
-    )
+    functions = [lambda: naive(masks_NHW, sample_P), lambda: chebyshev.size_flips(masks, "open")]
+    slow, fast = interleaved(functions, 7, "cpu")
     benchmark.pedantic(chebyshev.size_flips, (masks, "open"), rounds=5)
     scale = pixels / len(sample_P)
     what = f"naive flips by SciPy over all flips, {len(sample_P)} of {pixels} px timed and scaled"
@@ -146,22 +111,25 @@ def test_naive_over_all_flips(
 
 
 @pytest.mark.parametrize("name", flips.names())
-def test_statistic_over_one_transform(benchmark: Any, ratio: Note, chebyshev: ModuleType, name: str) -> None:
+def test_statistic_over_one_transform(
+    benchmark: Any, ratio: Note, trainables: Callable[[str], ModuleType], name: str
+) -> None:
     masks = torch.from_numpy(masks_of("noisy", SHAPES[0]))
-    function = importlib.import_module("trainables.flips").load(name)
-    every, one = interleaved(lambda: function(masks), lambda: chebyshev.distance(masks, "open"))
+    function = trainables("flips").load(name)
+    distance = trainables("chebyshev").distance
+    every, one = interleaved([lambda: function(masks), lambda: distance(masks, "open")], 15, "cpu")
     benchmark.pedantic(function, (masks,), rounds=5)
     ratio(label(f"all flips of {name} over one distance transform", SHAPES[0]), every / one, "no goal")
 
 
 def test_peak_memory(benchmark: Any, ratio: Note) -> None:
     shape = SHAPES[1]
-    code = MEMORY.format(shape=", ".join(map(str, shape)))
-    runs: list[float] = []
-
-    def run() -> None:
-        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        runs.append(float(done.stdout))
-
-    benchmark.pedantic(run, rounds=3)
-    ratio(label("peak memory of all flips over B*H*W bytes", shape), statistics.median(runs), "<= 64")
+    before = f"""
+from tests.reference.test_chebyshev import noisy_ellipses
+from trainables.chebyshev import size_flips
+masks = torch.from_numpy(noisy_ellipses({", ".join(map(str, shape))}, seed=0, flipped=0.018))
+size_flips(masks[:1, :8, :8], "open")
+"""
+    taken = benchmark.pedantic(peak_bytes, (before, 'size_flips(masks, "open")'), rounds=1)
+    pixels = shape[0] * shape[1] * shape[2]
+    ratio(label("peak memory of all flips over B*H*W bytes", shape), taken / pixels, "<= 64")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from tests.benchmarks.test_size_gradient import DEVICES, Note, interleaved
+from tests.benchmarks.measure import DEVICES, Note, interleaved, stepper
 from tests.tiny import a_batch, mapped, plain_methods
 
 METHODS = {
@@ -19,17 +18,6 @@ METHODS = {
 }
 
 pytestmark = pytest.mark.timeout(900)
-
-
-def stepper(method: Any, net: Any, batch: Any) -> Callable[[], None]:
-    state = method.init(net).to(batch.image_BCHW.device)
-
-    def step() -> None:
-        net.zero_grad()
-        method.losses(net, batch, state, 0.5)["total"].backward()
-        method.after_step(net, state, 0.5)
-
-    return step
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -13,43 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.benchmarks.measure import DEVICES, Fixed, Note, interleaved, stepper, trainables
 from tests.reference.test_chebyshev import noisy_ellipses
-from tests.tiny import plain_methods
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+__all__ = ["trainables"]
+
 ROUNDS = {(48, 32): 11, (256, 256): 3}
 """Of interleaved steps by image shape; a step of the large ones takes seconds on a CPU."""
 GOAL = {1: "<= 1.03", 8: "<= 1.08"}
 GOAL_GPU = {1: "<= 1.15", 8: "<= 1.2"}
 
 pytestmark = pytest.mark.timeout(900)
-Note = Callable[[str, float, str], None]
-
-
-@pytest.fixture
-def trainables() -> Iterator[Callable[[str], ModuleType]]:
-    """Modules as they are outside the tests, where no call has its annotations checked; one thread."""
-    torch.set_num_threads(1)
-    with plain_methods():
-        yield lambda name: importlib.import_module(f"trainables.{name}")
-
-
-def interleaved(functions: list[Callable[[], Any]], rounds: int, device: str) -> list[float]:
-    """Median seconds of each one; called in turn, so that other load on the machine meets all of them.
-
-    On a CPU those that this process was given: with its one thread, those that it would have waited alone.
-    """
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    seconds: list[list[float]] = [[] for _ in functions]
-    for turn in range(rounds + 1):
-        for function, taken in zip(functions, seconds, strict=True):
-            started = clock()
-            function()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn:  # the first warms up
-                taken.append(clock() - started)
-    return [statistics.median(taken) for taken in seconds]
 
 
 def ellipses(trainables: Callable[[str], ModuleType], shape: tuple[int, int], device: str) -> Any:
@@ -63,28 +34,6 @@ def ellipses(trainables: Callable[[str], ModuleType], shape: tuple[int, int], de
         labels_BHW=masks_NHW.long().to(device),
         statistics={"size": torch.stack([size_N, size_N], 1).to(device)},
     )
-
-
-class Fixed(torch.nn.Module):
-    """The logits that a network gave, as parameters: what is behind them costs nothing."""
-
-    def __init__(self, output: Any) -> None:
-        super().__init__()
-        self.logits = torch.nn.Parameter(output.logits_BKHW.detach().clone())
-        self.output = output
-
-    def forward(self, image_BCHW: Tensor) -> Any:
-        return self.output._replace(logits_BKHW=self.logits)
-
-
-def stepper(method: Any, net: Any, batch: Any) -> Callable[[], None]:
-    state = method.init(net)
-
-    def step() -> None:
-        net.zero_grad()
-        method.losses(net, batch, state, 0.5)["total"].backward()
-
-    return step
 
 
 def pretrained(trainables: Callable[[str], ModuleType], supervised: Any, device: str) -> Any:

@@ -31,8 +31,6 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from search_spaces import Choice, hp
 from search_spaces import Float as FloatRange
@@ -40,9 +38,9 @@ from trainables import terms
 from trainables.method import AbstractMethod, Batch, Network, Scalar, State, Terms
 from trainables.networks.decoder import AuxiliaryDecoder
 from trainables.schedules import sigmoid_ramp
+from trainables.terms import Probabilities
 
 WSL4MIS = "WSL4MIS a594da8"
-Probabilities = Float[Tensor, "B K H W"]
 
 
 @torch.no_grad()

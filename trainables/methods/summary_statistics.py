@@ -51,12 +51,11 @@ from search_spaces import Float as FloatRange
 from trainables import terms
 from trainables.method import AbstractMethod, Batch, Network, Output, Scalar, State, Terms
 from trainables.networks.heads import CoarseLayers, ReconstructionHead, RegionAutoencoders
+from trainables.terms import Image, Probabilities
 
 PAPER = "arXiv:2605.03059"
 DERIVED = "derived, methods.md 3.30"
 
-Probabilities = Float[Tensor, "B K H W"]
-Image = Float[Tensor, "B C H W"]
 PerClass = Float[Tensor, "B K"]
 
 USABLE = ("area", "volume_area", "mean_intensity", "perimeter", "centroid")
@@ -87,9 +86,7 @@ def soft_mean_intensity(p_BKHW: Probabilities, image_BCHW: Image) -> PerClass:
 
 def soft_perimeter(p_BKHW: Probabilities) -> PerClass:
     """Anisotropic total variation of p over V; of a hard mask, its unlike neighbour pairs over V."""
-    vertical_BK = p_BKHW.diff(dim=2).abs().sum((2, 3))
-    horizontal_BK = p_BKHW.diff(dim=3).abs().sum((2, 3))
-    return (vertical_BK + horizontal_BK) / p_BKHW[0, 0].numel()
+    return terms.total_variation(p_BKHW) / p_BKHW[0, 0].numel()
 
 
 def soft_centroid(p_BKHW: Probabilities) -> Float[Tensor, "B K 2"]:
@@ -133,11 +130,11 @@ def confidence_loss(logits_BKHW: terms.Logits, form: str) -> Scalar:
 
     form: "gini" K/(K-1) (1 - sum p^2); "entropy" -sum p log p / log K.
     """
+    k = logits_BKHW.shape[1]
+    if form == "entropy":
+        return terms.entropy(logits_BKHW) / math.log(k)
     log_p = terms.full_precision(logits_BKHW).log_softmax(1)
-    k = log_p.shape[1]
-    if form == "gini":
-        return k / (k - 1) * (1.0 - log_p.exp().square().sum(1)).mean()
-    return -(log_p.exp() * log_p).sum(1).mean() / math.log(k)
+    return k / (k - 1) * (1.0 - log_p.exp().square().sum(1)).mean()
 
 
 def region_means(p_BKHW: Probabilities, image_BCHW: Image) -> Float[Tensor, "B K C 1 1"]:
