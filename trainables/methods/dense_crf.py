@@ -35,13 +35,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch import nn
-
 from search_spaces import Float, hp
 from trainables import terms
 from trainables.bilateral import dense_crf_loss
-from trainables.method import AbstractMethod, Batch, Network, State, Terms
+from trainables.method import Batch
 from trainables.pairwise import Kernel
+from trainables.regulariser import AbstractRegulariser, Weighted
 
 PAPER = "arXiv:1803.09569"
 CODE = "meng-tang/rloss"
@@ -50,11 +49,10 @@ DERIVED = "derived, methods.md 3.8"
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DenseCrf(AbstractMethod):
+class DenseCrf(AbstractRegulariser):
     """Terms "partial_cross_entropy" and, where its weight is not 0, "dense_crf"."""
 
     paper: ClassVar[str] = PAPER
-    needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
     learns_from_unlabelled: ClassVar[bool] = True
 
     crf_weight: float = hp(
@@ -70,25 +68,14 @@ class DenseCrf(AbstractMethod):
     spatial_weight: float = hp(0.0, Float(0.0, 10.0), source=DERIVED, search=False)
     spatial_sigma: float = hp(3.0, Float(1.0, 10.0), source=DERIVED, unit="px", search=False)
 
-    def init(self, net: Network) -> State:
-        del net
-        return nn.Module()
-
-    def losses(self, net: Network, batch: Batch, state: State, progress: float) -> Terms:
-        del state
-        logits_BKHW = net(batch.image_BCHW).logits_BKHW
-        parts: Terms = {"partial_cross_entropy": terms.partial_cross_entropy(logits_BKHW, batch.labels_BHW)}
-        weights = {"partial_cross_entropy": 1.0}
-        if self.crf_weight:
-            kernels = self._kernels(batch.image_BCHW.shape[3])
-            parts["dense_crf"] = dense_crf_loss(terms.probabilities(logits_BKHW), batch.image_BCHW, kernels)
-            weights["dense_crf"] = self.crf_weight if progress >= self.start else 0.0
-        return terms.weighted_total(parts, weights)
+    def regularise(self, logits_BKHW: terms.Logits, batch: Batch, progress: float) -> Weighted:
+        if not self.crf_weight:
+            return {}, {}
+        kernels = self._kernels(batch.image_BCHW.shape[3])
+        energy = dense_crf_loss(terms.probabilities(logits_BKHW), batch.image_BCHW, kernels)
+        return {"dense_crf": energy}, {"dense_crf": self.crf_weight if progress >= self.start else 0.0}
 
     def _kernels(self, width: int) -> tuple[Kernel, ...]:
         bilateral = Kernel(1.0, self.sigma_xy * width, self.sigma_intensity)
         spatial = Kernel(self.spatial_weight, self.spatial_sigma, math.inf)
         return (bilateral, spatial) if self.spatial_weight else (bilateral,)
-
-    def after_step(self, net: Network, state: State, progress: float) -> None:
-        del net, state, progress

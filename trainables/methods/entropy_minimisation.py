@@ -25,12 +25,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch import nn
-
 from search_spaces import Choice, hp
 from search_spaces import Float as FloatRange
 from trainables import terms
-from trainables.method import AbstractMethod, Batch, Network, State, Terms
+from trainables.method import Batch
+from trainables.regulariser import AbstractRegulariser, Weighted
 from trainables.schedules import sigmoid_ramp
 
 CODE = "WSL4MIS a594da8"
@@ -38,11 +37,10 @@ CODE = "WSL4MIS a594da8"
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EntropyMinimisation(AbstractMethod):
+class EntropyMinimisation(AbstractRegulariser):
     """Terms "partial_cross_entropy" and "entropy", the latter in [0, 1], before its weight and ramp."""
 
     paper: ClassVar[str] = "Grandvalet and Bengio 2004"
-    needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
     learns_from_unlabelled: ClassVar[bool] = True
 
     entropy_weight: float = hp(0.1, FloatRange(1e-4, 1.0, log=True), off=0.0, source=CODE)
@@ -56,19 +54,10 @@ class EntropyMinimisation(AbstractMethod):
         search=False,
     )
 
-    def init(self, net: Network) -> State:
-        del net
-        return nn.Module()
-
-    def losses(self, net: Network, batch: Batch, state: State, progress: float) -> Terms:
-        del state
-        logits = net(batch.image_BCHW).logits_BKHW
-        parts: Terms = {"partial_cross_entropy": terms.partial_cross_entropy(logits, batch.labels_BHW)}
+    def regularise(self, logits_BKHW: terms.Logits, batch: Batch, progress: float) -> Weighted:
+        if not self.entropy_weight:
+            return {}, {}
+        mask_BHW = ~terms.labelled(batch.labels_BHW) if self.pixels == "unlabelled" else None
+        share = terms.entropy(logits_BKHW, mask_BHW) / math.log(logits_BKHW.shape[1])
         weight = self.entropy_weight * sigmoid_ramp(progress, self.ramp_fraction)
-        if self.entropy_weight:
-            mask_BHW = ~terms.labelled(batch.labels_BHW) if self.pixels == "unlabelled" else None
-            parts["entropy"] = terms.entropy(logits, mask_BHW) / math.log(logits.shape[1])
-        return terms.weighted_total(parts, {"partial_cross_entropy": 1.0, "entropy": weight})
-
-    def after_step(self, net: Network, state: State, progress: float) -> None:
-        del net, state, progress
+        return {"entropy": share}, {"entropy": weight}

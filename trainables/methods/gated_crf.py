@@ -32,13 +32,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch import nn
-
 from search_spaces import Choice, hp
 from search_spaces import Float as FloatRange
 from trainables import terms
-from trainables.method import AbstractMethod, Batch, Network, State, Terms
+from trainables.method import Batch
 from trainables.pairwise import Kernel, gated_crf_loss
+from trainables.regulariser import AbstractRegulariser, Weighted
 from trainables.schedules import sigmoid_ramp
 
 PAPER = "arXiv:1906.04651"
@@ -48,11 +47,10 @@ PYMIC = "HiLab-git/PyMIC"
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatedCrf(AbstractMethod):
+class GatedCrf(AbstractRegulariser):
     """Terms "partial_cross_entropy" and, where its weight is not 0, "gated_crf"."""
 
     paper: ClassVar[str] = PAPER
-    needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
     learns_from_unlabelled: ClassVar[bool] = True
 
     crf_weight: float = hp(0.1, FloatRange(1e-3, 1.0, log=True), off=0.0, source=CODE)
@@ -67,25 +65,14 @@ class GatedCrf(AbstractMethod):
     )
     spatial_sigma: float = hp(3.0, FloatRange(1.0, 10.0), source=PYMIC, unit="px", search=False)
 
-    def init(self, net: Network) -> State:
-        del net
-        return nn.Module()
-
-    def losses(self, net: Network, batch: Batch, state: State, progress: float) -> Terms:
-        del state
-        logits_BKHW = net(batch.image_BCHW).logits_BKHW
-        parts: Terms = {"partial_cross_entropy": terms.partial_cross_entropy(logits_BKHW, batch.labels_BHW)}
-        weights = {"partial_cross_entropy": 1.0}
-        if self.crf_weight:
-            p_BKHW = terms.probabilities(logits_BKHW)
-            parts["gated_crf"] = gated_crf_loss(p_BKHW, batch.image_BCHW, self._kernels(), self.radius)
-            weights["gated_crf"] = self.crf_weight * sigmoid_ramp(progress, self.warm_up)
-        return terms.weighted_total(parts, weights)
+    def regularise(self, logits_BKHW: terms.Logits, batch: Batch, progress: float) -> Weighted:
+        if not self.crf_weight:
+            return {}, {}
+        p_BKHW = terms.probabilities(logits_BKHW)
+        energy = gated_crf_loss(p_BKHW, batch.image_BCHW, self._kernels(), self.radius)
+        return {"gated_crf": energy}, {"gated_crf": self.crf_weight * sigmoid_ramp(progress, self.warm_up)}
 
     def _kernels(self) -> tuple[Kernel, ...]:
         bilateral = Kernel(1.0, self.sigma_xy, self.sigma_intensity)
         spatial = Kernel(self.spatial_weight, self.spatial_sigma, math.inf)
         return (bilateral, spatial) if self.spatial_weight else (bilateral,)
-
-    def after_step(self, net: Network, state: State, progress: float) -> None:
-        del net, state, progress

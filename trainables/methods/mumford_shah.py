@@ -30,23 +30,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch import nn
-
 from search_spaces import Float as FloatRange
 from search_spaces import hp
 from trainables import terms
-from trainables.method import AbstractMethod, Batch, Network, State, Terms
+from trainables.method import Batch, Terms
+from trainables.regulariser import AbstractRegulariser, Weighted
 
 POINTS = "arXiv:2212.08774"
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MumfordShah(AbstractMethod):
+class MumfordShah(AbstractRegulariser):
     """Terms "partial_cross_entropy", "region" and "total_variation", where their weights are not 0."""
 
     paper: ClassVar[str] = "arXiv:1904.02872"
-    needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
     learns_from_unlabelled: ClassVar[bool] = True
 
     region_weight: float = hp(
@@ -60,27 +58,12 @@ class MumfordShah(AbstractMethod):
         1e-5, FloatRange(1e-7, 1e-3, log=True), off=0.0, source=POINTS, unit="1/pixel side"
     )
 
-    def init(self, net: Network) -> State:
-        del net
-        return nn.Module()
-
-    def losses(self, net: Network, batch: Batch, state: State, progress: float) -> Terms:
-        del state, progress
-        logits = net(batch.image_BCHW).logits_BKHW
-        p_BKHW = terms.probabilities(logits)
-        parts: Terms = {"partial_cross_entropy": terms.partial_cross_entropy(logits, batch.labels_BHW)}
+    def regularise(self, logits_BKHW: terms.Logits, batch: Batch, progress: float) -> Weighted:
+        del progress
+        p_BKHW = terms.probabilities(logits_BKHW)
+        parts: Terms = {}
         if self.region_weight:
             parts["region"] = terms.variance_maps(p_BKHW, batch.image_BCHW).mean()
         if self.total_variation_weight:
             parts["total_variation"] = terms.total_variation(p_BKHW).mean()
-        return terms.weighted_total(
-            parts,
-            {
-                "partial_cross_entropy": 1.0,
-                "region": self.region_weight,
-                "total_variation": self.total_variation_weight,
-            },
-        )
-
-    def after_step(self, net: Network, state: State, progress: float) -> None:
-        del net, state, progress
+        return parts, {"region": self.region_weight, "total_variation": self.total_variation_weight}

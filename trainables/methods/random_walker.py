@@ -40,13 +40,14 @@ from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from search_spaces import Choice, hp
 from search_spaces import Float as FloatRange
 from trainables import terms
-from trainables.method import IGNORE, AbstractMethod, Batch, Network, Scalar, State, Terms
+from trainables.method import IGNORE, Batch, Scalar
 from trainables.random_walk import random_walk
+from trainables.regulariser import AbstractRegulariser, Weighted
 
 PAPER = "Grady 2006"
 CODE = "WSL4MIS a594da8"
@@ -78,11 +79,10 @@ def soft_cross_entropy(logits: terms.Logits, u_BKHW: Walks, certainty: float) ->
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RandomWalker(AbstractMethod):
+class RandomWalker(AbstractRegulariser):
     """Terms "partial_cross_entropy" and, where its weight is not 0, "pseudo"."""
 
     paper: ClassVar[str] = PAPER
-    needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
     learns_from_unlabelled: ClassVar[bool] = False
 
     pseudo_weight: float = hp(
@@ -94,19 +94,11 @@ class RandomWalker(AbstractMethod):
     incomplete: str = hp("walk", Choice(("walk", "skip")), source=f"ours; {CODE} skips", search=False)
     iterations: int = hp(20, Choice((10, 20, 40)), source="ours", unit="steps of the solver", search=False)
 
-    def init(self, net: Network) -> State:
-        del net
-        return nn.Module()
-
-    def losses(self, net: Network, batch: Batch, state: State, progress: float) -> Terms:
-        del state, progress
-        logits_BKHW = net(batch.image_BCHW).logits_BKHW
-        parts: Terms = {"partial_cross_entropy": terms.partial_cross_entropy(logits_BKHW, batch.labels_BHW)}
-        weights = {"partial_cross_entropy": 1.0}
-        if self.pseudo_weight:
-            parts["pseudo"] = self._pseudo(logits_BKHW, batch)
-            weights["pseudo"] = self.pseudo_weight
-        return terms.weighted_total(parts, weights)
+    def regularise(self, logits_BKHW: terms.Logits, batch: Batch, progress: float) -> Weighted:
+        del progress
+        if not self.pseudo_weight:
+            return {}, {}
+        return {"pseudo": self._pseudo(logits_BKHW, batch)}, {"pseudo": self.pseudo_weight}
 
     def _pseudo(self, logits: terms.Logits, batch: Batch) -> Scalar:
         u_BKHW = random_walk(
@@ -120,6 +112,3 @@ class RandomWalker(AbstractMethod):
         if self.labels == "soft":
             return soft_cross_entropy(logits, u_BKHW, self.certainty)
         return terms.partial_cross_entropy(logits, pseudo_labels(u_BKHW, self.certainty))
-
-    def after_step(self, net: Network, state: State, progress: float) -> None:
-        del net, state, progress

@@ -30,13 +30,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch import nn
 from torch.nn.functional import max_pool2d
 
 from search_spaces import Choice, hp
 from search_spaces import Float as FloatRange
 from trainables import terms
-from trainables.method import AbstractMethod, Batch, Network, Scalar, State, Terms
+from trainables.method import Batch, Scalar
+from trainables.regulariser import AbstractRegulariser, Weighted
 from trainables.schedules import sigmoid_ramp
 
 CODE = "WSL4MIS a594da8"
@@ -60,11 +60,10 @@ def outline(p_BKHW: terms.Probabilities, form: str) -> Scalar:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TotalVariation(AbstractMethod):
+class TotalVariation(AbstractRegulariser):
     """Terms "partial_cross_entropy" and "total_variation", the latter before its weight and ramp."""
 
     paper: ClassVar[str] = "arXiv:2203.02106"
-    needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
     learns_from_unlabelled: ClassVar[bool] = True
 
     total_variation_weight: float = hp(0.01, FloatRange(1e-4, 1.0, log=True), off=0.0, source=CODE)
@@ -74,20 +73,11 @@ class TotalVariation(AbstractMethod):
     form: str = hp("contour", Choice(("contour", "anisotropic")), source=CODE, search=False)
     classes: str = hp("foreground", Choice(("foreground", "all")), source="derived", search=False)
 
-    def init(self, net: Network) -> State:
-        del net
-        return nn.Module()
-
-    def losses(self, net: Network, batch: Batch, state: State, progress: float) -> Terms:
-        del state
-        logits = net(batch.image_BCHW).logits_BKHW
-        parts: Terms = {"partial_cross_entropy": terms.partial_cross_entropy(logits, batch.labels_BHW)}
+    def regularise(self, logits_BKHW: terms.Logits, batch: Batch, progress: float) -> Weighted:
+        del batch
+        if not self.total_variation_weight:
+            return {}, {}
+        p_BKHW = terms.probabilities(logits_BKHW)
+        counted_BKHW = p_BKHW[:, 1:] if self.classes == "foreground" else p_BKHW
         weight = self.total_variation_weight * sigmoid_ramp(progress, self.ramp_fraction)
-        if self.total_variation_weight:
-            p_BKHW = terms.probabilities(logits)
-            counted_BKHW = p_BKHW[:, 1:] if self.classes == "foreground" else p_BKHW
-            parts["total_variation"] = outline(counted_BKHW, self.form)
-        return terms.weighted_total(parts, {"partial_cross_entropy": 1.0, "total_variation": weight})
-
-    def after_step(self, net: Network, state: State, progress: float) -> None:
-        del net, state, progress
+        return {"total_variation": outline(counted_BKHW, self.form)}, {"total_variation": weight}
