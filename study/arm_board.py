@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from study.plan import trial_of
 from study.proposals import Attempt, Proposer
 from study.results import TrialRow
-from study.spec import Arm, Study, base_point
+from study.spec import Arm, Study, base_point, protocol_of, search_trials
 from study.storage import ArmStore
 from trainables.protocol import Protocol
 from trainables.trial import DataSource, Trial
@@ -65,7 +64,7 @@ class ArmBoard:
     ) -> None:
         self.study, self.arm, self.store, self.data = study, arm, store, data
         self.annotation_seconds = annotation_seconds
-        self.protocol = dataclasses.replace(study.protocol, **arm.protocol)
+        self.protocol = protocol_of(study, arm)
         self.rungs = frozenset(rung_iterations(self.protocol, study.search.rungs))
         self.base = base_point(study, arm)
         self.proposer = Proposer(study.name, arm, study.search, greater_is_better=study.greater_is_better)
@@ -81,13 +80,18 @@ class ArmBoard:
 
     @property
     def target(self) -> int:
-        return self.study.search.trials if self.arm.search else 1
+        return search_trials(self.study, self.arm)
 
     def searched(self) -> bool:
         return len(self.attempts) >= self.target and all(a.ended for a in self.attempts)
 
     def selected(self) -> Attempt | None:
-        """The best trial at full length; the earliest of equals. None when every trial diverged or failed."""
+        """The best trial at full length; the earliest of equals. None when every trial diverged or failed.
+
+        An arm that searches nothing has its configuration selected from the start, without a value.
+        """
+        if not self.arm.search:
+            return Attempt(0, self.base, "finished")
         sign = 1 if self.study.greater_is_better else -1
         full = [a for a in self.attempts if a.state == "finished" and a.value is not None]
         return max(full, key=lambda a: (sign * (a.value or 0.0), -a.number), default=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from statistics import fmean
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -59,7 +60,7 @@ class Screen:
 
     def _leaders(self) -> str:
         """The best value of each arm; of many arms, those of the leading ones."""
-        known = [(name, arm) for name, arm in self.board.arms.items() if arm.selected() is not None]
+        known = [(name, arm) for name, arm in self.board.arms.items() if _best_value(arm) is not None]
         if len(self.board.arms) > MOST_ARMS:
             sign = -1 if self.board.study.greater_is_better else 1
             known.sort(key=lambda pair: sign * (_best_value(pair[1]) or 0.0))
@@ -101,6 +102,10 @@ def _percent(job: Job) -> int:
 
 
 def _best_value(arm: ArmBoard) -> float | None:
+    """Of the selected trial; of an arm without a search the mean of its replicates."""
+    if not arm.arm.search:
+        values = [row.value for row in list(arm.confirmed.values()) if row.value is not None]
+        return fmean(values) if values else None
     best = arm.selected()
     return None if best is None else best.value
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from search_spaces import space_of
 from study.proposals import sampler_name
-from study.spec import Arm, Stage, Study, base_point
+from study.spec import Arm, Stage, Study, base_point, protocol_of, search_trials
 from trainables import discovery
 from trainables.annotations import cost_seconds
 from trainables.batches import weak_labels
@@ -40,7 +40,7 @@ def trial_of(
         annotation=arm.annotation,
         network=study.network,
         network_settings=study.network_settings,
-        protocol=dataclasses.replace(study.protocol, **arm.protocol, **protocol),
+        protocol=protocol_of(study, arm, **protocol),
         data=data,
         fold=fold,
         seed=seed,
@@ -71,11 +71,10 @@ def _pretraining_of(
 
 def pretrainings(study: Study, data: DataSource) -> dict[str, Trial]:
     """Every pre-training that the study may start from, once each, by key: the search's first."""
-    used = [(study.search.seed, study.data.fold), *study.replicates.pairs()]
-    stages = [arm.pretraining for arm in study.arms]
-    trials = (
-        _pretraining_of(study, stage, data, seed=seed, fold=fold) for seed, fold in used for stage in stages
-    )
+    of_search = (study.search.seed, study.data.fold)
+    used = [(of_search, arm.pretraining) for arm in study.arms if search_trials(study, arm)]
+    used += [(pair, arm.pretraining) for pair in study.replicates.pairs() for arm in study.arms]
+    trials = (_pretraining_of(study, stage, data, seed=seed, fold=fold) for (seed, fold), stage in used)
     return {trial.key(): trial for trial in trials if trial is not None}
 
 
@@ -139,7 +138,8 @@ class Plan:
     def _fewest_iterations(self, arm: ArmPlan) -> float:
         whole = arm.iterations / arm.trials
         stopped = min((*self.rungs, whole))
-        return (arm.confirm_trials + 1) * whole + (arm.search_trials - 1) * stopped
+        going_on = min(1, arm.search_trials)
+        return (arm.confirm_trials + going_on) * whole + (arm.search_trials - going_on) * stopped
 
 
 def make(
@@ -155,19 +155,16 @@ def make(
     per iteration by arm."""
     arms = []
     for arm in study.arms:
-        search = study.search.trials if arm.search else 1
+        search = search_trials(study, arm)
         arms.append(
             ArmPlan(
                 name=arm.name,
                 method=arm.method,
-                sampler=sampler_name(study.search)
-                if arm.search and search > 1
-                else "published configuration",
+                sampler=sampler_name(study.search) if search > 1 else "published configuration",
                 search_trials=search,
                 confirm_trials=study.num_replicates,
                 searched=tuple(arm.search),
-                iterations=(search + study.num_replicates)
-                * dataclasses.replace(study.protocol, **arm.protocol).iterations,
+                iterations=(search + study.num_replicates) * protocol_of(study, arm).iterations,
                 annotation_seconds=annotation_seconds[arm.name],
                 seconds_per_iteration=None if speed is None else speed[arm.name],
             )

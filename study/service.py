@@ -15,7 +15,7 @@ from search_spaces import UserError
 from study import answer as answers
 from study import datasets, engine, plan, storage
 from study.answer import Answer
-from study.arm_board import rung_iterations
+from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
 from study.console import Screen, introduction
 from study.engine import Machine
@@ -184,13 +184,21 @@ def _conclude(prepared: Prepared, board: Board, tracker: Tracker, console: Conso
     for name, text in texts.items():
         (report / name).write_text(text)
     for name, arm in board.arms.items():
-        best = arm.selected()
-        if best is not None:
-            _log_selected(name, arm.rows[best.number], board, tracker, folder.path)
+        row = _row_of_selection(arm)
+        if row is not None:
+            _log_selected(name, row, board, tracker, folder.path)
     tracker.answered(texts, {arm.name: _metrics(arm, study.metric) for arm in answer.arms})
     tracker.close(TRACKING_PATIENCE)
     console.print(answers.to_table(answer))
     return answer
+
+
+def _row_of_selection(arm: ArmBoard) -> TrialRow | None:
+    """The trial that an arm's configuration was selected by: of the search, or else its first replicate."""
+    best = arm.selected()
+    if best is None:
+        return None
+    return arm.rows.get(best.number) or arm.confirmed.get(0)
 
 
 def _log_selected(name: str, row: TrialRow, board: Board, tracker: Tracker, folder: Path) -> None:

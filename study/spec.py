@@ -48,6 +48,8 @@ class Arm:
     search: Mapping[str, Domain] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """What this arm changes in the study's protocol."""
+    longer: int = 1
+    """How many times as long as the study's other arms it trains, whatever their length is set to."""
     pretraining: Stage | None = None
 
 
@@ -200,6 +202,17 @@ def space(method: str, *names: str, **narrowed: Domain) -> dict[str, Domain]:
     return out
 
 
+def protocol_of(study: Study, arm: Arm, **searched: Any) -> Protocol:
+    """How an arm's trials are trained: the study's protocol, what the arm changes, and what it searches."""
+    protocol = dataclasses.replace(study.protocol, **arm.protocol, **searched)
+    return dataclasses.replace(protocol, iterations=protocol.iterations * arm.longer)
+
+
+def search_trials(study: Study, arm: Arm) -> int:
+    """How many trials an arm's search has; an arm that searches nothing is confirmed as it stands."""
+    return study.search.trials if arm.search else 0
+
+
 def base_point(study: Study, arm: Arm) -> dict[str, Any]:
     """The arm's configuration before any search: what its file fixes, else the published defaults."""
     defaults = discovery.load(arm.method)()
@@ -254,6 +267,7 @@ def _check(study: Study) -> None:
             f"Arm {arm.name!r} starts from a pre-training, so the study needs `pretraining`, its protocol",
         )
         both = sorted(arm.protocol.keys() & arm.search.keys())
+        _rule(arm.longer >= 1, f"Arm {arm.name!r}: longer must be 1 or more, but got {arm.longer}")
         _rule(not both, f"Arm {arm.name!r} both fixes and searches {', '.join(both)}; do one")
         for name, value in base_point(study, arm).items():
             domain = arm.search[name]
@@ -284,6 +298,7 @@ def _arm_to_dict(arm: Arm) -> dict[str, Any]:
         "settings": dict(arm.settings),
         "search": {k: dataclasses.asdict(d) for k, d in arm.search.items()},
         "protocol": dict(arm.protocol),
+        "longer": arm.longer,
         "pretraining": None if arm.pretraining is None else _stage_to_dict(arm.pretraining),
     }
 

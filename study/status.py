@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from statistics import fmean
 from typing import Any
 
 from rich.table import Table
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from study.home import StudyFolder
 from study.results import TrialRow
-from study.spec import Study
+from study.spec import Study, search_trials
 
 STATES = ("finished", "pruned", "diverged", "failed", "running")
 
@@ -25,7 +26,7 @@ def counts(study: Study, folder: StudyFolder) -> dict[str, Any]:
     rows = [row for arm in study.arms for row in _current(study, written, arm.name)]
     alive = folder.is_running()
     states = Counter(row.state for row in rows)
-    planned = sum((study.search.trials if arm.search else 1) + study.num_replicates for arm in study.arms)
+    planned = sum(search_trials(study, arm) + study.num_replicates for arm in study.arms)
     return {
         "study": study.name,
         "planned": planned,
@@ -48,15 +49,13 @@ def _cells(study: Study, folder: StudyFolder) -> list[list[str]]:
 
 def _current(study: Study, rows: list[TrialRow], arm: str) -> list[TrialRow]:
     """An arm's rows without the replicates of a configuration that is no longer its best (after `extend`)."""
-    search = [r for r in rows if r.arm == arm and r.phase == "search"]
+    own = [r for r in rows if r.arm == arm]
+    confirm = [r for r in own if r.phase == "confirm" and (r.seed, r.fold) in study.replicates.pairs()]
+    if not study.arm(arm).search:
+        return confirm
+    search = [r for r in own if r.phase == "search"]
     best = _best(study, search)
-    pairs = study.replicates.pairs()
-    return search + [
-        r
-        for r in rows
-        if r.arm == arm and r.phase == "confirm" and best is not None and r.parameters == best.parameters
-        if (r.seed, r.fold) in pairs
-    ]
+    return search + [r for r in confirm if best is not None and r.parameters == best.parameters]
 
 
 def _best(study: Study, search: list[TrialRow]) -> TrialRow | None:
@@ -65,13 +64,23 @@ def _best(study: Study, search: list[TrialRow]) -> TrialRow | None:
     return max(full, key=lambda r: (sign * (r.value or 0.0), -r.number), default=None)
 
 
+def _value(study: Study, rows: list[TrialRow]) -> float | None:
+    """Of the best searched trial; of an arm without a search the mean of its replicates."""
+    search = [r for r in rows if r.phase == "search"]
+    if search:
+        best = _best(study, search)
+        return None if best is None else best.value
+    values = [r.value for r in rows if r.state == "finished" and r.value is not None]
+    return fmean(values) if values else None
+
+
 def _arm_cells(study: Study, rows: list[TrialRow]) -> list[str]:
     search = [r for r in rows if r.phase == "search"]
-    best = _best(study, search)
+    value = _value(study, rows)
     confirmed = sum(r.state == "finished" for r in rows if r.phase == "confirm")
     return [
         *(str(sum(r.state == state for r in search) or "") for state in STATES[:-1]),
-        "-" if best is None else f"{best.value:.3f}",
+        "-" if value is None else f"{value:.3f}",
         f"{confirmed}/{study.num_replicates}",
     ]
 

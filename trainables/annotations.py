@@ -177,14 +177,16 @@ def annotate(
 
     spacing_mm [N,3] is needed for sizes in millimetres only; NaN where unknown.
 
-    Raises UserError where scribbles are asked for but absent, where points are asked for and no image holds
-    one of their classes, where the budget exceeds a class's pixels in every image, where more images are to
+    Raises UserError where scribbles are asked for but absent, where no pixel of a class is labelled in any
+    image, where the budget exceeds a class's pixels in every image, where more images are to
     be labelled than there are, where a size is asked of several objects, or millimetres of pixels that have
     no one side.
     """
     labels_NHW = _labels(annotation, images_NHW, masks_NHW, scribbles_NHW, image_ids, num_classes, seed)
     labelled_N = _labelled(annotation, image_ids, seed)
     labels_NHW[~labelled_N] = UNLABELLED
+    if labelled_N.any():
+        _require_every_class(annotation, labels_NHW, int(labelled_N.sum()), num_classes)
     if annotation.several_objects == "refuse" and set(annotation.statistics) & set(OBJECT_SIZES):
         _require_one_object(masks_NHW, num_classes)
     statistics = summary_statistics(
@@ -221,6 +223,21 @@ def _labelled(annotation: Annotation, image_ids: Sequence[str], seed: int) -> np
     labelled_N = np.zeros(len(image_ids), bool)
     labelled_N[np.argsort(places_N)[:count]] = True
     return labelled_N
+
+
+def _require_every_class(
+    annotation: Annotation, labels_NHW: np.ndarray, labelled: int, num_classes: int
+) -> None:
+    """A class that nobody labelled would never be predicted, and its score would say nothing."""
+    asked = range(1 if annotation.pixels == "fg_points" else 0, num_classes)
+    counts = np.bincount(labels_NHW.ravel(), minlength=UNLABELLED + 1)
+    missing = [class_id for class_id in asked if not counts[class_id]]
+    if missing:
+        raise UserError(
+            f"Every class needs a labelled pixel in the training set, but {labelled} labelled images "
+            f"({annotation.pixels}) hold none of class {missing[0]}; label more images, use another split or "
+            "merge the foreground classes."
+        )
 
 
 def _require_one_object(masks_NHW: np.ndarray, num_classes: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainables import discovery, metrics, networks
 from trainables.batches import BatchSource
-from trainables.data.dataset import Dataset
+from trainables.data.dataset import Dataset, resize_ids
 from trainables.method import Network
 from trainables.seeds import stable_seed
 from trainables.trial import Trial
@@ -130,6 +130,8 @@ class Training:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
             logits = self.net(self.batches.images(rows)).logits_BKHW
         classes: np.ndarray = logits.argmax(1).to(torch.uint8).cpu().numpy()
+        columns = round(self.trial.protocol.edge_filter * classes.shape[2] / 256)
+        classes[:, :, :columns] = classes[:, :, classes.shape[2] - columns :] = 0
         return classes
 
     def validate(self, names: Sequence[str]) -> dict[str, float]:
@@ -137,9 +139,11 @@ class Training:
         rows, data = self.split.val, self.dataset
         if set(names) == {"dice"}:  # the common case without any distance transform
             volumes = [data.volume_ids[r] for r in rows]
-            predictions = self.predict(rows)
-            dice = metrics.dice_per_volume(predictions, data.masks_NHW[rows], volumes, data.num_classes)
-            return {"dice": float(dice.mean())}
+            truths, _ = data.truths(rows)
+            predictions = _resized(self.predict(rows), truths)
+            return {
+                "dice": float(metrics.dice_per_volume(predictions, truths, volumes, data.num_classes).mean())
+            }
         scores = self.score(rows, distances="hd95" in names)
         return {name: metrics.mean_score(scores, name) for name in names}
 
@@ -169,14 +173,16 @@ class Training:
     def scores_of(
         self, predictions_NHW: np.ndarray, rows: np.ndarray, *, distances: bool = True
     ) -> list[metrics.CaseScore]:
+        """predictions_NHW: what `predict` gave for the rows; they are judged at the masks' stored size."""
         data = self.dataset
+        truths, spacing_mm = data.truths(rows)
         return metrics.score_volumes(
-            predictions_NHW,
-            data.masks_NHW[rows],
+            _resized(predictions_NHW, truths),
+            truths,
             case_ids=[data.case_ids[r] for r in rows],
             volume_ids=[data.volume_ids[r] for r in rows],
             slice_index=data.slice_index[rows],
-            spacing_mm=data.spacing_mm[rows],
+            spacing_mm=spacing_mm,
             num_classes=data.num_classes,
             distances=distances,
         )
@@ -202,3 +208,8 @@ class Training:
 def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(rows), EVALUATION_BATCH):
         yield rows[start : start + EVALUATION_BATCH]
+
+
+def _resized(predictions_NHW: np.ndarray, truths: Sequence[np.ndarray]) -> list[np.ndarray]:
+    pairs = zip(predictions_NHW, truths, strict=True)
+    return [resize_ids(prediction_HW, truth_HW.shape) for prediction_HW, truth_HW in pairs]

@@ -71,6 +71,8 @@ class AbstractMethod(abc.ABC):
     """Of "pixels", "dense", "statistics": what the annotation of an arm must hold for this method."""
     learns_from_unlabelled: ClassVar[bool]
     """Whether an image without a labelled pixel teaches it anything; if not, none is drawn."""
+    smallest_batch: ClassVar[int] = 1
+    """Images that a batch must hold for the loss to be what its formula says."""
 
     @abc.abstractmethod
     def init(self, net: Network) -> State:

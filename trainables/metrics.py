@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy import ndimage
 
 from search_spaces import UserError, nearest
 from trainables.statistics import bounding_box, object_size
+
+ClassIds: TypeAlias = Sequence[np.ndarray] | np.ndarray
+"""Of each image [H,W]; the images of one volume, and those of several volumes, may differ in size."""
 
 COMPAT = ("project", "wsl", "transunet")  # policies for empty sets, see `score_volumes`
 
@@ -49,8 +53,9 @@ class _Volume:
 
     case_id: str
     volume_id: str
-    prediction_SHW: np.ndarray
-    truth_SHW: np.ndarray
+    predictions: list[np.ndarray]
+    truths: list[np.ndarray]
+    """Class ids [H,W] of each slice; slices that stand alone may differ in size."""
     counts_KK: np.ndarray
     """Pixels by (true class, predicted class)."""
     depth_S: np.ndarray
@@ -66,14 +71,15 @@ class _Volume:
     @property
     def diagonal(self) -> float:
         """Between the centres of opposite corner voxels: no surface distance can be larger."""
-        depth, height, width = int(self.depth_S[-1]) + 1, *self.truth_SHW.shape[1:]
+        height, width = np.max([truth_HW.shape for truth_HW in self.truths], axis=0)
+        depth = int(self.depth_S[-1]) + 1
         steps = (depth - 1 if self.in_depth else 0, height - 1, width - 1)
         return math.hypot(*(n * step for n, step in zip(steps, self.sampling, strict=True) if n))
 
 
 def score_volumes(
-    predictions_NHW: np.ndarray,
-    masks_NHW: np.ndarray,
+    predictions: ClassIds,
+    masks: ClassIds,
     *,
     case_ids: Sequence[str],
     volume_ids: Sequence[str],
@@ -85,10 +91,11 @@ def score_volumes(
 ) -> list[CaseScore]:
     """Scores of the classes 1 .. num_classes - 1 of each volume, in sorted order of (volume id, class).
 
-    predictions_NHW and masks_NHW hold class ids; spacing_mm [N,3] is (row, column, between slices), NaN where
+    predictions and masks hold the class ids; spacing_mm [N,3] is (row, column, between slices), NaN where
     unknown. A volume's slices stand at their slice_index; a missing index is an empty slice between. Surfaces
     are a mask minus its erosion by the 1-connected neighbourhood, the image border included. A volume of one
-    slice, and any volume whose spacing is not fully known, is measured slice by slice in the plane: the
+    slice or of slices of several sizes, and any volume whose spacing is not fully known, is measured slice by
+    slice in the plane: the
     distances of all slices are pooled, and in a slice that only one of the two sets reaches each of its
     surface pixels is a slice diagonal away. Pixels count as square ("px") where the in-plane spacing is
     unknown. `distances=False` leaves hd95 and hd95_max NaN: they take most of the time.
@@ -106,34 +113,35 @@ def score_volumes(
         raise UserError(
             f"metric_compat must be one of {', '.join(COMPAT)}, but got {compat!r}.{nearest(compat, COMPAT)}"
         )
-    volumes = _volumes(predictions_NHW, masks_NHW, case_ids, volume_ids, slice_index, spacing_mm, num_classes)
+    volumes = _volumes(predictions, masks, case_ids, volume_ids, slice_index, spacing_mm, num_classes)
     classes = range(1, num_classes)
     return [_score(volume, class_id, compat, distances) for volume in volumes for class_id in classes]
 
 
 def _volumes(
-    predictions_NHW: np.ndarray,
-    masks_NHW: np.ndarray,
+    predictions: ClassIds,
+    masks: ClassIds,
     case_ids: Sequence[str],
     volume_ids: Sequence[str],
     slice_index: np.ndarray,
     spacing_mm: np.ndarray,
     num_classes: int,
 ) -> Iterator[_Volume]:
-    counts_NKK = _confusion(predictions_NHW, masks_NHW, num_classes)
+    counts_NKK = _confusion(predictions, masks, num_classes)
     names_V, volume_N = np.unique(np.asarray(volume_ids), return_inverse=True)
     for number, volume_id in enumerate(names_V):
-        rows = np.flatnonzero(volume_N == number)
-        rows = rows[np.argsort(slice_index[rows])]
+        found = np.flatnonzero(volume_N == number)
+        rows = found[np.argsort(slice_index[found])].tolist()
         depth_S = slice_index[rows] - slice_index[rows[0]]
         if (np.diff(depth_S) == 0).any():
             raise ValueError(f"Two slices of volume {volume_id} have the same slice_index.")
-        sampling, unit = _sampling(spacing_mm[rows[0]], len(rows))
+        alone = len({masks[row].shape for row in rows}) > 1 or len(rows) == 1
+        sampling, unit = _sampling(spacing_mm[rows[0]], alone)
         yield _Volume(
             case_id=str(case_ids[rows[0]]),
             volume_id=str(volume_id),
-            prediction_SHW=predictions_NHW[rows],
-            truth_SHW=masks_NHW[rows],
+            predictions=[predictions[row] for row in rows],
+            truths=[masks[row] for row in rows],
             counts_KK=counts_NKK[rows].sum(axis=0),
             depth_S=depth_S,
             sampling=sampling,
@@ -141,18 +149,18 @@ def _volumes(
         )
 
 
-def _sampling(spacing_mm: np.ndarray, slices: int) -> tuple[tuple[float, float, float], str]:
+def _sampling(spacing_mm: np.ndarray, alone: bool) -> tuple[tuple[float, float, float], str]:
     """(depth, row, column) steps and their unit."""
     row, column, between = (float(step) for step in spacing_mm)
     if math.isnan(row) or math.isnan(column):
         return (math.nan, 1.0, 1.0), "px"
-    return (between if slices > 1 else math.nan, row, column), "mm"
+    return (math.nan if alone else between, row, column), "mm"
 
 
-def _confusion(predictions_NHW: np.ndarray, masks_NHW: np.ndarray, num_classes: int) -> np.ndarray:
+def _confusion(predictions: ClassIds, masks: ClassIds, num_classes: int) -> np.ndarray:
     """Pixels by (true class, predicted class) of each image, int64 [N,K,K]."""
-    counts_NKK = np.zeros((len(masks_NHW), num_classes, num_classes), np.int64)
-    for row, (prediction_HW, mask_HW) in enumerate(zip(predictions_NHW, masks_NHW, strict=True)):
+    counts_NKK = np.zeros((len(masks), num_classes, num_classes), np.int64)
+    for row, (prediction_HW, mask_HW) in enumerate(zip(predictions, masks, strict=True)):
         pair_V = mask_HW.ravel().astype(np.intp) * num_classes + prediction_HW.ravel()
         counts = np.bincount(pair_V, minlength=num_classes**2)
         counts_NKK[row] = counts.reshape(num_classes, num_classes)
@@ -172,7 +180,7 @@ def _score(volume: _Volume, class_id: int, compat: str, distances: bool) -> Case
         hd95_max = hd95
     size_errors = [
         (object_size(prediction_HW == class_id) - object_size(truth_HW == class_id)) ** 2
-        for prediction_HW, truth_HW in zip(volume.prediction_SHW, volume.truth_SHW, strict=True)
+        for prediction_HW, truth_HW in zip(volume.predictions, volume.truths, strict=True)
     ]
     return CaseScore(
         case_id=volume.case_id,
@@ -183,7 +191,7 @@ def _score(volume: _Volume, class_id: int, compat: str, distances: bool) -> Case
         hd95=hd95,
         hd95_max=hd95_max,
         distance_unit=volume.distance_unit,
-        area_error=abs(predicted - true) / volume.truth_SHW.size,
+        area_error=abs(predicted - true) / sum(truth_HW.size for truth_HW in volume.truths),
         relative_area_error=abs(predicted - true) / true if true else math.nan,
         size_error=float(np.mean(size_errors)),
         missed=true > 0 and predicted == 0,
@@ -203,16 +211,20 @@ def _empty(compat: str, true: bool, predicted: bool, diagonal: float) -> tuple[f
 
 def _hd95(volume: _Volume, class_id: int) -> tuple[float, float]:
     """(pooled, max-directed) 95th percentile of two sets that are both not empty."""
-    prediction_SHW, truth_SHW = volume.prediction_SHW == class_id, volume.truth_SHW == class_id
+    slices = [
+        (prediction_HW == class_id, truth_HW == class_id)
+        for prediction_HW, truth_HW in zip(volume.predictions, volume.truths, strict=True)
+    ]
     if volume.in_depth:
-        shape = (int(volume.depth_S[-1]) + 1, *truth_SHW.shape[1:])
+        shape = (int(volume.depth_S[-1]) + 1, *volume.truths[0].shape)
         prediction, truth = np.zeros(shape, bool), np.zeros(shape, bool)
-        prediction[volume.depth_S], truth[volume.depth_S] = prediction_SHW, truth_SHW
+        for depth, (prediction_HW, truth_HW) in zip(volume.depth_S, slices, strict=True):
+            prediction[depth], truth[depth] = prediction_HW, truth_HW
         pieces = [surface_distances(prediction, truth, volume.sampling, volume.diagonal)]
     else:
         pieces = [
             surface_distances(prediction_HW, truth_HW, volume.sampling[1:], volume.diagonal)
-            for prediction_HW, truth_HW in zip(prediction_SHW, truth_SHW, strict=True)
+            for prediction_HW, truth_HW in slices
         ]
     forth, back = (np.concatenate(lists) for lists in zip(*pieces, strict=True))
     pooled = np.percentile(np.concatenate([forth, back]), 95)
@@ -250,7 +262,10 @@ def _distances(
 
 
 def dice_per_volume(
-    predictions_NHW: np.ndarray, masks_NHW: np.ndarray, volume_ids: Sequence[str], num_classes: int
+    predictions: ClassIds,
+    masks: ClassIds,
+    volume_ids: Sequence[str],
+    num_classes: int,
 ) -> np.ndarray:
     """Dice of the foreground classes, float64 [volumes, K-1], volumes sorted by id; 1 where both are empty.
 
@@ -258,7 +273,7 @@ def dice_per_volume(
     """
     names_V, volume_N = np.unique(np.asarray(volume_ids), return_inverse=True)
     counts_VKK = np.zeros((len(names_V), num_classes, num_classes), np.int64)
-    np.add.at(counts_VKK, volume_N, _confusion(predictions_NHW, masks_NHW, num_classes))
+    np.add.at(counts_VKK, volume_N, _confusion(predictions, masks, num_classes))
     shared_VK = np.diagonal(counts_VKK, axis1=1, axis2=2)[:, 1:]
     total_VK = (counts_VKK.sum(axis=1) + counts_VKK.sum(axis=2))[:, 1:]
     return np.divide(2 * shared_VK, total_VK, out=np.ones(total_VK.shape), where=total_VK > 0)

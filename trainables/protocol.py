@@ -35,6 +35,10 @@ class Protocol:
         "last", Choice(("last", "best_dice", "best_iou", "best_size_error")), source=WSL,
         unit="weights that are scored, by validation", search=False,
     )  # fmt: skip
+    edge_filter: int = hp(
+        0, Int(0, 127), source="arXiv:2212.08774: 50 (Synapse), 0 else; their resolution is derived",
+        unit="columns of 256 at each side, predicted as background", search=False,
+    )  # fmt: skip
     reports: int = hp(10, Int(1, 1000), source="ours", unit="validations in a whole trial", search=False)
 
     @property

@@ -25,6 +25,7 @@ AS_BEFORE: dict[str, Any] = {
     "several_objects": "refuse",
     "labelled_per_batch": 0,
     "keep": "last",
+    "edge_filter": 0,
     "depth": 5,
 }
 """Settings that are younger than the first keys, and the value by which a trial is what it was without them:
@@ -68,6 +69,11 @@ class Trial:
         networks.check(self.network, self.network_settings)
         check_values(Protocol, dataclasses.asdict(self.protocol), owner="the protocol")
         self._check_protocol()
+        if self.protocol.batch_size < method.smallest_batch:
+            raise UserError(
+                f"Method {self.method} compares the images of a batch, so batch_size must be "
+                f"{method.smallest_batch} or more, but got {self.protocol.batch_size}; raise it."
+            )
         missing = method.needs - self.annotation.grants()
         if missing:
             raise UserError(

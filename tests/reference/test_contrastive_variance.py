@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.tiny import TinyNetwork, a_batch, mapped, plain_methods, without_labels
 from trainables import terms
-from trainables.method import IGNORE
+from trainables.method import IGNORE, Batch
 from trainables.methods import contrastive_variance as c
 
 CHOICES = {
@@ -175,7 +175,14 @@ class TestPositives:
 
     def test_present_are_labelled_classes_and_the_background(self) -> None:
         labels = torch.tensor([[[0, 2]], [[1, IGNORE]], [[IGNORE, IGNORE]]])
-        assert c.present_classes(labels, 3).int().tolist() == [[1, 0, 1], [1, 1, 0], [1, 0, 0]]
+        batch = Batch(image_BCHW=torch.zeros(3, 1, 1, 2), labels_BHW=labels)
+        assert c.present_classes(batch, 3).int().tolist() == [[1, 0, 1], [1, 1, 0], [1, 0, 0]]
+
+    def test_a_tag_says_that_a_class_is_there_though_nobody_labelled_it(self) -> None:
+        labels = torch.full((2, 1, 2), IGNORE)
+        tags = {"presence": torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])}
+        batch = Batch(image_BCHW=torch.zeros(2, 1, 1, 2), labels_BHW=labels, statistics=tags)
+        assert c.present_classes(batch, 3).int().tolist() == [[1, 0, 1], [1, 1, 0]]
 
 
 class TestMethod:
@@ -185,7 +192,7 @@ class TestMethod:
         torch.manual_seed(5)
         out = method.losses(net, batch, method.init(net), 0.5)
         logits = net(batch.image_BCHW).logits_BKHW.double()
-        present = c.present_classes(batch.labels_BHW, 4)
+        present = c.present_classes(batch, 4)
         torch.manual_seed(5)
         slow = slow_loss(logits.softmax(1), batch.image_BCHW, present, c.draw_positives(present), 0.07)
         p = logits.softmax(1)

@@ -8,7 +8,8 @@ import json
 import logging
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +37,22 @@ class Split:
     test: np.ndarray
 
 
+@dataclass(frozen=True)
+class StoredMasks:
+    """The masks of a resized data set as its file holds them, one after the other."""
+
+    pixels: np.ndarray
+    """uint8, all masks flattened in the order of the rows."""
+    shapes: np.ndarray
+    """int64 [N, 2]: height and width of each."""
+    spacing_mm: np.ndarray
+    """float32 [N, 3], of the stored grids."""
+
+    def masks(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        starts = np.concatenate([[0], self.shapes.prod(axis=1).cumsum()])
+        return [self.pixels[starts[row] : starts[row + 1]].reshape(self.shapes[row]) for row in rows]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """N slices of one shape. The NHW arrays are read-only uint8 memory maps, shared between processes."""
@@ -59,6 +76,8 @@ class Dataset:
     """int32 [N], position along the volume."""
     spacing_mm: np.ndarray
     """float32 [N, 3]: row, column, between slices, of the arrays as they stand here; NaN where unknown."""
+    stored: StoredMasks | None = None
+    """Where the data were resized: what predictions are scored against, see `truths`."""
     folds: tuple[Split, ...]
     """At least one; fold 0 is the default split."""
     metadata: Mapping[str, str]
@@ -78,6 +97,25 @@ class Dataset:
         _, height, width = self.images_NHW.shape
         return height, width
 
+    def truths(self, rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Masks [H', W'] of the rows at the size at which the file holds them, and their spacing in mm.
+
+        A prediction is judged there, whatever size the network worked at: otherwise a smaller network's
+        image would have an easier truth.
+        """
+        if self.stored is None:
+            return list(self.masks_NHW[rows]), self.spacing_mm[rows]
+        return self.stored.masks(rows), self.stored.spacing_mm[rows]
+
+
+def resize_ids(ids_HW: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Class ids at another size: each pixel gets the nearest one's."""
+    if ids_HW.shape == shape:
+        return ids_HW
+    import cv2  # heavy, and never needed by data of the right size
+
+    return np.asarray(cv2.resize(ids_HW, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+
 
 def open_dataset(
     path: Path, *, cache: Path, size: tuple[int, int] | None = None, merge_foreground: bool = False
@@ -93,7 +131,12 @@ def open_dataset(
     if size is not None and min(size) < 1:
         raise UserError(f"A size must be height x width of positive pixels, but got {size[0]}x{size[1]}.")
     rules.require_file(path)
-    options = {"size": None if size is None else list(size), "merge_foreground": merge_foreground}
+    options: dict[str, Any] = {
+        "size": None if size is None else list(size),
+        "merge_foreground": merge_foreground,
+    }
+    if size is not None:
+        options["scored"] = "as stored"  # part of the fingerprint, since scores depend on it
     receipt_file = cache / "receipts" / f"{_receipt_key(path, options)}.json"
     receipt = _valid_receipt(receipt_file, path, cache)
     if receipt is None:
@@ -150,10 +193,13 @@ def _decode(
     with tempfile.TemporaryDirectory(dir=cache, prefix=".decoding-") as private:
         folder = Path(private) / "arrays"
         folder.mkdir()
-        pixels_digest = _write_arrays(source, folder, shape, bool(options["merge_foreground"]))
+        pixels_digest = _write_arrays(source, folder, shape, options)
         index = _index(source, folds, bool(options["merge_foreground"]))
         spacing = (source.spacing_mm * _scale(source, shape)).astype(np.float32)
         np.save(folder / "spacing_mm.npy", spacing)
+        if size is not None:
+            np.save(folder / "stored_shapes.npy", np.asarray(source.shapes, np.int64))
+            np.save(folder / "stored_spacing_mm.npy", source.spacing_mm.astype(np.float32))
         content = json.dumps([CACHE_VERSION, options, index, spacing.tolist(), pixels_digest])
         fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
         (folder / "index.json").write_text(json.dumps(index | {"fingerprint": fingerprint}))
@@ -195,18 +241,24 @@ def _index(source: ParquetDataset, folds: list[dict[str, list[int]]], merge: boo
     }
 
 
-def _write_arrays(source: ParquetDataset, folder: Path, shape: tuple[int, int], merge: bool) -> str:
-    """Streams images.npy, masks.npy and, where there is any scribble, scribbles.npy; returns a digest.
+def _write_arrays(
+    source: ParquetDataset, folder: Path, shape: tuple[int, int], options: Mapping[str, Any]
+) -> str:
+    """Streams images.npy, masks.npy and, where there are any, scribbles.npy and stored_masks.npy; a digest.
 
     The digest is of the stored pixels, before resizing: it does not depend on a library's interpolation.
     """
     digest = hashlib.blake2b(digest_size=16)
     scribbled = False
-    files = {name: folder / f"{name}.npy" for name in ("images", "masks", "scribbles")}
-    with files["images"].open("wb") as images, files["masks"].open("wb") as masks, \
-         files["scribbles"].open("wb") as scribbles:  # fmt: skip
+    merge, resized = bool(options["merge_foreground"]), options["size"] is not None
+    names = ("images", "masks", "scribbles", "stored_masks")
+    with ExitStack() as stack:
+        images, masks, scribbles, stored = (
+            stack.enter_context((folder / f"{name}.npy").open("wb")) for name in names
+        )
         for file in (images, masks, scribbles):
             _write_header(file, (len(source.image_ids), *shape))
+        _write_header(stored, (int(source.shapes.prod(axis=1).sum()),))
         for pixels in source.pixels():
             digest.update(json.dumps([*pixels.image.shape, pixels.scribble is not None]).encode())
             for array in pixels:
@@ -216,12 +268,19 @@ def _write_arrays(source: ParquetDataset, folder: Path, shape: tuple[int, int], 
             images.write(image.tobytes())
             masks.write(mask.tobytes())
             scribbles.write(scribble.tobytes())
-    if not scribbled:
-        files["scribbles"].unlink()
+            if resized:
+                stored.write(_merged(pixels.mask, merge).tobytes())
+    for name, wanted in (("scribbles", scribbled), ("stored_masks", resized)):
+        if not wanted:
+            (folder / f"{name}.npy").unlink()
     return digest.hexdigest()
 
 
-def _write_header(file: BinaryIO, shape: tuple[int, int, int]) -> None:
+def _merged(mask: np.ndarray, merge: bool) -> np.ndarray:
+    return (mask > 0).astype(np.uint8) if merge else mask
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     # Written front to back, not through a memory map: a full disk is then an error, not a dead process.
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -231,21 +290,17 @@ def _transformed(
     pixels: Pixels, shape: tuple[int, int], merge: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     image, mask, scribble = pixels
+    mask = _merged(mask, merge)
     if scribble is None:
         scribble = np.full(mask.shape, UNLABELLED, np.uint8)
     if merge:
-        mask = (mask > 0).astype(np.uint8)
         scribble = np.where(scribble == UNLABELLED, scribble, scribble > 0).astype(np.uint8)
     if image.shape == shape:
         return image, mask, scribble
     import cv2  # heavy, and never needed by data of the right size
 
-    size_xy = shape[::-1]
-    return (
-        cv2.resize(image, size_xy, interpolation=cv2.INTER_AREA),
-        cv2.resize(mask, size_xy, interpolation=cv2.INTER_NEAREST_EXACT),
-        cv2.resize(scribble, size_xy, interpolation=cv2.INTER_NEAREST_EXACT),
-    )
+    image = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
+    return image, resize_ids(mask, shape), resize_ids(scribble, shape)
 
 
 @lru_cache(maxsize=16)
@@ -265,9 +320,20 @@ def _load(folder: Path) -> Dataset:
         volume_ids=tuple(index["volume_ids"]),
         slice_index=np.array(index["slice_index"], np.int32),
         spacing_mm=np.load(folder / "spacing_mm.npy"),
+        stored=_load_stored(folder),
         folds=tuple(
             Split(**{part: np.array(rows, np.int64) for part, rows in fold.items()})
             for fold in index["folds"]
         ),
         metadata={},
+    )
+
+
+def _load_stored(folder: Path) -> StoredMasks | None:
+    if not (folder / "stored_masks.npy").is_file():
+        return None
+    return StoredMasks(
+        pixels=np.load(folder / "stored_masks.npy", mmap_mode="r"),
+        shapes=np.load(folder / "stored_shapes.npy"),
+        spacing_mm=np.load(folder / "stored_spacing_mm.npy"),
     )

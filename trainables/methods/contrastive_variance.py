@@ -33,8 +33,10 @@ What the paper leaves open is a choice:
 With one click per class and every class in every image the three counts of the reduction are equal, and a
 weight means the same in both.
 
-Departure: a class without a labelled pixel counts as absent, except the background, which every image has.
-Departure: an anchor whose class no other image has is left out and not counted; with B = 1 that is all.
+Departure: a class without a labelled pixel and without a tag (the statistic "presence") counts as absent,
+except the background, which every image has.
+Departure: an anchor whose class no other image has is left out and not counted; a batch of one image
+has none at all, and is refused.
 Departure: the cosine of a map that vanished (an image of one intensity, a class without probability) is 0
 and has no gradient. Images are stretched to [0, 1] first, which the cosines do not see, so that a constant
 image has maps of exact zeros and the rest does not depend on the contrast.
@@ -64,10 +66,12 @@ PerClass = Float[Tensor, "B K"]
 Pairs = Float[Tensor, "B K B K"]
 
 
-def present_classes(labels_BHW: terms.Labels, num_classes: int) -> Bool[Tensor, "B K"]:
-    """The classes with a labelled pixel in each image, and the background, which always exists."""
-    background_K = torch.arange(num_classes, device=labels_BHW.device) == 0
-    return terms.present(labels_BHW, num_classes) | background_K
+def present_classes(batch: Batch, num_classes: int) -> Bool[Tensor, "B K"]:
+    """The classes that have a labelled pixel or a tag, and the background, which every image has."""
+    present_BK = terms.present(batch.labels_BHW, num_classes)
+    present_BK = present_BK | (torch.arange(num_classes, device=present_BK.device) == 0)
+    tags_BK = batch.statistics.get("presence")
+    return present_BK if tags_BK is None else present_BK | (tags_BK > 0.5)
 
 
 def draw_positives(present_BK: Bool[Tensor, "B K"]) -> Int[Tensor, "B K"]:
@@ -166,6 +170,7 @@ class ContrastiveVariance(AbstractMethod):
     paper: ClassVar[str] = PAPER
     needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
     learns_from_unlabelled: ClassVar[bool] = True
+    smallest_batch: ClassVar[int] = 2
 
     contrastive_weight: float = hp(
         0.3, FloatRange(1e-4, 1.0, log=True), off=0.0, source=WEIGHTS, unit="1/nat"
@@ -216,7 +221,7 @@ class ContrastiveVariance(AbstractMethod):
         )
 
     def _contrastive(self, p_BKHW: terms.Probabilities, batch: Batch) -> Float[Tensor, ""]:
-        present_BK = present_classes(batch.labels_BHW, p_BKHW.shape[1])
+        present_BK = present_classes(batch, p_BKHW.shape[1])
         nat_BK, is_anchor_BK = contrastive_variance(
             p_BKHW,
             batch.image_BCHW,

@@ -76,6 +76,25 @@ def test_the_first_trial_is_the_published_configuration():
     assert (job.trial.seed, job.trial.test) == (0, False)
 
 
+def test_an_arm_that_searches_nothing_is_confirmed_as_it_stands():
+    world = World()
+    fixed = dataclasses.replace(discrete_arm(), search={})
+    world.run(a_study(arms=[fixed], trials=6))
+    rows = world.ledger.trials()
+    assert {r.phase for r in rows} == {"confirm"}
+    assert sorted(r.number for r in rows if r.is_final) == list(range(a_study().num_replicates))
+    assert world.board(a_study(arms=[fixed], trials=6)).finished()
+
+
+def test_an_arm_may_train_longer_than_the_others():
+    study = a_study(arms=[dataclasses.replace(discrete_arm(), longer=3)])
+    board = World().board(study)
+    job = board.suggest()
+    assert job.trial.protocol.iterations == 3 * study.protocol.iterations
+    assert board.arms[DISCRETE].protocol.iterations == 3 * study.protocol.iterations
+    assert min(board.arms[DISCRETE].rungs) == 3 * min(World().board(a_study()).arms[DISCRETE].rungs)
+
+
 def test_arms_take_turns():
     board = World().board(a_study())
     assert [board.suggest().arm for _ in range(4)] == [SEARCHED, DISCRETE, DIVERGING, SEARCHED]

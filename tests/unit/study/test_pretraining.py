@@ -47,15 +47,15 @@ def pretrained(world: World) -> list[str]:
     return [r.key for r in world.ledger.trials() if r.phase == "pretrain" and r.is_final]
 
 
-def test_two_stages_and_three_seeds_are_six_trainings():
+def test_two_stages_and_two_seeds_and_one_search_are_five_trainings():
     world = World()
     world.run(STUDY, concurrency=4)
     expected = plan.pretrainings(STUDY, DATA)
-    assert len(expected) == 2 * (1 + len(STUDY.replicates.seeds))
+    assert len(expected) == 1 + 2 * len(STUDY.replicates.seeds)  # "fewer masks" has no search to start
     assert Counter(pretrained(world)) == Counter(list(expected))
     rows = [r for r in world.ledger.trials() if r.phase == "pretrain"]
     assert {r.arm for r in rows} == {PRETRAINING}
-    assert sorted(r.number for r in rows) == list(range(6))
+    assert sorted(r.number for r in rows) == list(range(5))
     assert {r.state for r in rows} == {"finished"}
     assert all(count == 1 for count in world.workers.trained.values())
 
@@ -67,12 +67,12 @@ def test_a_trial_starts_when_its_network_is_there():
     assert first is not None
     assert (first.phase, first.trial.key()) == ("pretrain", first.row.key)
     others = list(iter(board.suggest, None))
-    assert [job.phase for job in others] == ["pretrain", "search"]  # fewer masks; from nothing
-    assert others[1].arm == "from nothing"
+    assert [job.phase for job in others] == ["pretrain"] * 4 + ["confirm"] * 2
+    assert {job.arm for job in others[4:]} == {"from nothing"}
     world.networks.left.add(first.row.key)
     board.end(first, {"curve": [], "state": "finished"}, "finished")
     started = list(iter(board.suggest, None))
-    assert {(job.arm, job.phase) for job in started} == {("searched", "search"), ("as long", "search")}
+    assert {(job.arm, job.phase) for job in started} == {("searched", "search")}
     assert all(job.trial.pretraining is not None for job in started)
     assert {job.trial.pretraining.key() for job in started} == {first.row.key}
 

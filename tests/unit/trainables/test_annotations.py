@@ -257,6 +257,7 @@ def test_no_pixel_is_labelled(annotation: Annotation) -> None:
 
 def test_dense_and_scribble_are_copies() -> None:
     scribbles_NHW = np.where(MASK_HW == 1, 1, 255).astype(np.uint8)[None]
+    scribbles_NHW[0, 0, 0] = 0
     dense = _annotate(Annotation(pixels="dense"), MASK_HW[None]).labels_NHW
     scribble = _annotate(Annotation(pixels="scribble"), MASK_HW[None], scribbles_NHW=scribbles_NHW).labels_NHW
     np.testing.assert_array_equal(dense[0], MASK_HW)
@@ -265,6 +266,19 @@ def test_dense_and_scribble_are_copies() -> None:
     scribble[:] = 9
     assert MASK_HW.max() == 1
     assert scribbles_NHW.max() == 255
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "missing"),
+    [("scribble", [1, 255, 1], 0), ("scribble", [0, 255, 0], 1), ("dense", [0, 0, 0], 1)],
+)
+def test_a_class_that_nobody_labelled_is_refused(pixels: str, labels: list[int], missing: int) -> None:
+    scribbles_NHW = np.array(labels, np.uint8)[:, None, None].repeat(2, 2)
+    masks_NHW = np.where(scribbles_NHW == 255, 0, scribbles_NHW).astype(np.uint8)
+    with pytest.raises(
+        UserError, match=rf"3 labelled images \({pixels}\) hold none of class {missing}; label"
+    ):
+        _annotate(Annotation(pixels=pixels), masks_NHW, scribbles_NHW=scribbles_NHW)
 
 
 def test_scribbles_must_exist() -> None:

@@ -204,6 +204,27 @@ def test_resizing_averages_areas_and_scales_the_spacing(file: Path, tmp_path: Pa
         assert (np.asarray(small)[..., None] == candidates).any(axis=-1).all()
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_resized_data_set_keeps_the_masks_that_it_is_judged_by(
+    merge: bool, file: Path, tmp_path: Path
+) -> None:
+    full = open_dataset(file, cache=tmp_path / "cache", merge_foreground=merge)
+    half = open_dataset(file, cache=tmp_path / "cache", size=(4, 3), merge_foreground=merge)
+    rows = np.array([5, 0, 2])
+    for opened in (full, half):
+        truths, spacing_mm = opened.truths(rows)
+        np.testing.assert_array_equal(np.stack(truths), full.masks_NHW[rows])
+        np.testing.assert_array_equal(spacing_mm, full.spacing_mm[rows])
+
+
+def test_masks_of_several_sizes_are_kept_as_they_are(tmp_path: Path) -> None:
+    rows = [*toy_rows((8, 6)), *toy_rows((10, 4), case_id="other")[:2]]
+    opened = open_dataset(write(tmp_path / "mixed.parquet", rows), cache=tmp_path / "cache", size=(5, 5))
+    truths, _ = opened.truths(np.arange(len(rows)))
+    for row, truth_HW in zip(rows, truths, strict=True):
+        np.testing.assert_array_equal(truth_HW, row.mask)
+
+
 def test_enlarging_repeats_mask_pixels_in_place(file: Path, tmp_path: Path) -> None:
     full = open_dataset(file, cache=tmp_path / "cache")
     large = open_dataset(file, cache=tmp_path / "cache", size=(16, 18))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.unit.trainables import toy_data
 from tests.unit.trainables.toy_data import NETWORK, WEAK, only, protocol, trial_on
 from trainables import loop, metrics
 from trainables.data.dataset import Dataset
@@ -269,6 +271,43 @@ def test_the_best_weights_by_validation_are_kept(
     again.load_state_dict(saved)
     again.restore_kept()
     assert all(torch.equal(a, b) for a, b in zip(again.net.parameters(), history[expected], strict=True))
+
+
+def test_predictions_are_judged_at_the_size_of_the_stored_masks(tmp_path: Path) -> None:
+    """At 4x4 the truth would lose its details and the score would be another."""
+    full, small = toy_data.opened(tmp_path), toy_data.opened(tmp_path, size=(4, 4))
+    training = training_of(trial_on(small), small)
+    training.net = Constant([2, 1, 1])
+    rows = small.folds[0].test
+    drawn_NHW = np.broadcast_to(np.repeat([0, 0, 1, 2], 4), (len(rows), 16, 16)).astype(np.uint8)
+    by_hand = metrics.score_volumes(
+        drawn_NHW,
+        full.masks_NHW[rows],
+        case_ids=[full.case_ids[r] for r in rows],
+        volume_ids=[full.volume_ids[r] for r in rows],
+        slice_index=full.slice_index[rows],
+        spacing_mm=full.spacing_mm[rows],
+        num_classes=3,
+    )
+    scores = training.score(rows)
+    assert [(s.dice, s.hd95, s.area_error) for s in scores] == [
+        (s.dice, s.hd95, s.area_error) for s in by_hand
+    ]
+    val = small.folds[0].val
+    assert training.validate(["dice"])["dice"] == pytest.approx(metrics.mean_dice(training.score(val)))
+
+
+def test_the_edge_filter_clears_columns_in_proportion_to_the_width(dataset: Dataset) -> None:
+    plain = training_of(trial_on(dataset), dataset)
+    filtered = training_of(trial_on(dataset, protocol=protocol(edge_filter=50)), dataset)
+    rows = dataset.folds[0].test[:2]
+    for training in (plain, filtered):
+        training.net = Constant([0, 16, 0])
+    assert (plain.predict(rows) == 1).all()
+    predicted = filtered.predict(rows)
+    assert (predicted[:, :, 3:13] == 1).all()  # 50 of 256 columns are 3 of 16
+    assert not predicted[:, :, :3].any()
+    assert not predicted[:, :, 13:].any()
 
 
 def test_without_a_rule_the_last_weights_are_scored(dataset: Dataset) -> None:

@@ -32,6 +32,15 @@ def changed(**changes: Any) -> Trial:
     return dataclasses.replace(TRIAL, **changes)
 
 
+def test_a_method_that_compares_images_needs_two_in_a_batch() -> None:
+    trial = Trial(
+        method="contrastive_variance", annotation=POINTS, protocol=Protocol(batch_size=1), data=DATA
+    )
+    with pytest.raises(UserError, match=r"so batch_size must be 2 or more, but got 1; raise it"):
+        trial.check()
+    dataclasses.replace(trial, protocol=Protocol(batch_size=2)).check()
+
+
 def test_the_key_is_frozen() -> None:
     """A study is continued by its keys: whoever has to change this literal has to raise `trial.NUMERICS`."""
     assert TRIAL.key() == KEY
