@@ -45,6 +45,8 @@ class Annotation:
     "boundary" (nearest to it first), or "extreme_intensity" (farthest from the class's mean intensity first).
     labelled_images: how many training images have labelled pixels at all; None means every one. A larger
     number's images contain a smaller one's; statistics are given for every image either way.
+    seconds_per_image: or what may be spent on pixels, in annotator seconds for each training image: as many
+    images are labelled, in the same order, as that pays for.
     statistics: names out of STATISTICS.
     several_objects: what a size means in an image that holds several objects of a class: "refuse" the data
     set, or the size of the "thickest" object.
@@ -55,6 +57,7 @@ class Annotation:
     pixel_budget: int = 0
     placement: str = "uniform"
     labelled_images: int | None = None
+    seconds_per_image: float | None = None
     statistics: tuple[str, ...] = ()
     several_objects: str = "refuse"
     statistic_error: float = 0.0
@@ -81,6 +84,17 @@ class Annotation:
                 f"labelled_images must be 1 or more, but got {self.labelled_images}; use pixels = 'none' to "
                 "label no image."
             )
+        if self.seconds_per_image is not None:
+            if self.labelled_images is not None:
+                raise UserError(
+                    f"labelled_images and seconds_per_image both say how many images are labelled, but got "
+                    f"{self.labelled_images} and {self.seconds_per_image:g}; leave one out."
+                )
+            if not self.seconds_per_image > 0.0:
+                raise UserError(
+                    f"seconds_per_image must be above 0, but got {self.seconds_per_image:g}; use "
+                    "pixels = 'none' to label no image."
+                )
         if not 0.0 <= self.statistic_error <= 2.0:
             raise UserError(
                 f"statistic_error must lie in [0, 2], but got {self.statistic_error}; 0.2 means 20 %."
@@ -121,10 +135,14 @@ class Annotation:
                     f"An annotation has no setting {name!r}.{nearest(name, defaults)} "
                     f"It has: {', '.join(defaults)}."
                 )
-            like = 100 if name == "labelled_images" else defaults[name]
+            like = _LIKE.get(name, defaults[name])
             if not (_same_kind(value, like) or value is defaults[name] is None):
                 raise UserError(f"annotation: {name} must be like {like!r}, but got {value!r}.")
         return cls(**{**settings, "statistics": tuple(settings.get("statistics", ()))})
+
+
+_LIKE = {"labelled_images": 100, "seconds_per_image": 10.0}
+"""Examples of the settings that are None by default."""
 
 
 def _check_name(setting: str, value: str, known: Sequence[str]) -> None:
@@ -183,7 +201,7 @@ def annotate(
     no one side.
     """
     labels_NHW = _labels(annotation, images_NHW, masks_NHW, scribbles_NHW, image_ids, num_classes, seed)
-    labelled_N = _labelled(annotation, image_ids, seed)
+    labelled_N = _labelled(annotation, masks_NHW, image_ids, num_classes, seed)
     labels_NHW[~labelled_N] = UNLABELLED
     if labelled_N.any():
         _require_every_class(annotation, labels_NHW, int(labelled_N.sum()), num_classes)
@@ -207,22 +225,40 @@ def annotate(
     return WeakLabels(labels_NHW, statistics, labelled_N)
 
 
-def _labelled(annotation: Annotation, image_ids: Sequence[str], seed: int) -> np.ndarray:
+def _labelled(
+    annotation: Annotation, masks_NHW: np.ndarray, image_ids: Sequence[str], num_classes: int, seed: int
+) -> np.ndarray:
     """Which images the annotator of pixels is given, bool [N]."""
     count = annotation.labelled_images
     if annotation.pixels == "none" or (annotation._has_points and not annotation.pixel_budget):
         return np.zeros(len(image_ids), bool)
-    if count is None:
+    if count is None and annotation.seconds_per_image is None:
         return np.ones(len(image_ids), bool)
-    if count > len(image_ids):
+    if count is not None and count > len(image_ids):
         raise UserError(
             f"labelled_images must not exceed the training images, but got {count} of {len(image_ids)}; use "
             "fewer, or leave it out to label all."
         )
     places_N = [_generator("labelled", image_id, seed).random() for image_id in image_ids]
+    order_N = np.argsort(places_N)
+    if count is None:
+        count = _affordable(annotation, _pixel_seconds(annotation, masks_NHW, num_classes)[order_N])
     labelled_N = np.zeros(len(image_ids), bool)
-    labelled_N[np.argsort(places_N)[:count]] = True
+    labelled_N[order_N[:count]] = True
     return labelled_N
+
+
+def _affordable(annotation: Annotation, seconds_N: np.ndarray) -> int:
+    """How many images, in this order, the budget pays for."""
+    assert annotation.seconds_per_image is not None
+    budget = annotation.seconds_per_image * len(seconds_N)
+    count = int(np.searchsorted(seconds_N.cumsum(), budget, side="right"))
+    if not count:
+        raise UserError(
+            f"seconds_per_image must pay for one labelled image at least, but {budget:.4g} s for "
+            f"{len(seconds_N)} images do not pay for the first, which takes {seconds_N[0]:.4g} s; raise it."
+        )
+    return count
 
 
 def _require_every_class(
@@ -354,16 +390,17 @@ def cost_seconds(
     labelled_N: `WeakLabels.labelled_N`, the images of which pixels were asked. Statistics cost nothing
     because the report holds them anyway; only "presence" is charged as a tag.
     """
-    seconds_N = np.zeros(len(masks_NHW))
-    if annotation.pixels == "scribble":
-        seconds_N += SCRIBBLE_SECONDS
-    if annotation.pixels == "dense":
-        seconds_N += DENSE_SECONDS
-    classes = annotation.point_classes(num_classes)
-    if classes:
-        asked_NK = pixel_counts(masks_NHW, num_classes)[:, classes.start :]
-        seconds_N += POINT_SECONDS * np.minimum(asked_NK, annotation.pixel_budget).sum(axis=1)
-    seconds_N[~labelled_N] = 0.0
+    seconds_N = np.where(labelled_N, _pixel_seconds(annotation, masks_NHW, num_classes), 0.0)
     if "presence" in annotation.statistics:
         seconds_N += TAG_SECONDS
     return seconds_N
+
+
+def _pixel_seconds(annotation: Annotation, masks_NHW: np.ndarray, num_classes: int) -> np.ndarray:
+    """What the pixels of each image take to label, if they are, float64 [N]."""
+    classes = annotation.point_classes(num_classes)
+    if classes:
+        asked_NK = pixel_counts(masks_NHW, num_classes)[:, classes.start :]
+        return POINT_SECONDS * np.minimum(asked_NK, annotation.pixel_budget).sum(axis=1)
+    of_image = {"scribble": SCRIBBLE_SECONDS, "dense": DENSE_SECONDS}.get(annotation.pixels, 0.0)
+    return np.full(len(masks_NHW), of_image)

@@ -22,6 +22,7 @@ NUMERICS = 1
 AS_BEFORE: dict[str, Any] = {
     "pretraining": None,
     "labelled_images": None,
+    "seconds_per_image": None,
     "several_objects": "refuse",
     "labelled_per_batch": 0,
     "keep": "last",

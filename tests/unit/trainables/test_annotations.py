@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from typing import Any
@@ -521,6 +522,42 @@ def test_only_labelled_images_cost_and_none_without_pixels() -> None:
     assert cost_seconds(annotation, masks_NHW, labelled_N, 2).sum() == 4 * 239.0
     assert not _annotate(Annotation(statistics=("size",)), masks_NHW).labelled_N.any()
     assert not _annotate(Annotation(pixels="points"), masks_NHW).labelled_N.any()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "budget", "seconds", "labelled"),
+    [
+        ("dense", 0, 60.0, 2),  # 480 s of 8 images pay for two masks at 239 s
+        ("dense", 0, 59.0, 1),
+        ("scribble", 0, 8.5, 4),
+        ("points", 2, 4.8, 4),  # four clicks an image, 9.6 s
+        ("fg_points", 1, 2.4, 8),
+        ("points", 1, 100.0, 8),  # more than all of them cost
+    ],
+)
+def test_a_budget_labels_as_many_images_as_it_pays_for(
+    pixels: str, budget: int, seconds: float, labelled: int
+) -> None:
+    masks_NHW = np.stack([MASK_HW] * 8)
+    annotation = Annotation(pixels=pixels, pixel_budget=budget, seconds_per_image=seconds)
+    weak = _annotate(annotation, masks_NHW, scribbles_NHW=masks_NHW)
+    assert weak.labelled_N.sum() == labelled
+    counted = dataclasses.replace(annotation, seconds_per_image=None, labelled_images=labelled)
+    np.testing.assert_array_equal(
+        weak.labels_NHW, _annotate(counted, masks_NHW, scribbles_NHW=masks_NHW).labels_NHW
+    )
+    spent = cost_seconds(annotation, masks_NHW, weak.labelled_N, 2).sum()
+    assert spent <= seconds * 8 + 1e-9
+
+
+def test_a_budget_must_pay_for_an_image_and_not_be_said_twice() -> None:
+    with pytest.raises(UserError, match=r"100 s for 2 images do not pay for the first, which takes 239 s"):
+        _annotate(Annotation(pixels="dense", seconds_per_image=50.0), np.stack([MASK_HW] * 2))
+    with pytest.raises(UserError, match=r"both say how many.*got 3 and 5; leave one out"):
+        Annotation(pixels="dense", labelled_images=3, seconds_per_image=5.0)
+    with pytest.raises(UserError, match=r"seconds_per_image must be above 0, but got 0"):
+        Annotation(pixels="dense", seconds_per_image=0.0)
+    assert Annotation.from_dict({"seconds_per_image": 2}).seconds_per_image == 2
 
 
 def test_more_labelled_images_than_there_are_is_refused() -> None:
