@@ -13,6 +13,7 @@ from trainables import discovery
 from trainables.annotations import Annotation, WeakLabels, annotate
 from trainables.data import augment
 from trainables.data.dataset import Dataset
+from trainables.data.heavy import HeavyAugmentation
 from trainables.method import Batch
 from trainables.seeds import stable_seed
 from trainables.statistics import pixel_side_mm
@@ -78,6 +79,10 @@ class BatchSource:
         self.drawn = np.arange(len(self.train_rows)) if useful else self.labelled
         self.pixels = self._place(_as_tensor(dataset.images_NHW))
         self.tables = augment.symmetries(trial.protocol.augmentation, *dataset.shape).to(device)
+        self.heavy: HeavyAugmentation | None = None
+        if trial.protocol.augmentation == "heavy":
+            points = trial.annotation.pixels in ("points", "fg_points")
+            self.heavy = HeavyAugmentation(*dataset.shape, points=points, device=device)
         self.volumes: list[np.ndarray] | None = None
         if "volume_area" in labels.statistics:
             names = np.array([dataset.volume_ids[r] for r in self.train_rows])
@@ -104,6 +109,9 @@ class BatchSource:
         choice = self._symmetries_of(iteration, len(positions))
         index = torch.from_numpy(positions).to(self.device)
         image = augment.apply(self.images(self.train_rows[positions]), self.tables, choice)
+        labels = augment.apply(self.labels[index], self.tables, choice)
+        if self.heavy is not None:
+            image, labels = self.heavy(image, labels, seed=stable_seed("heavy", self.trial.seed, iteration))
         statistics = {name: values[index] for name, values in self.statistics.items()}
         if "centroid" in statistics:
             statistics["centroid"] = augment.move_centroids(
@@ -111,7 +119,7 @@ class BatchSource:
             )
         return Batch(
             image_BCHW=image.contiguous(memory_format=self.layout),
-            labels_BHW=augment.apply(self.labels[index], self.tables, choice).long(),
+            labels_BHW=labels.long(),
             statistics=statistics,
             volume_B=None if volume is None else torch.from_numpy(volume).to(self.device),
             pixel_mm_B=None if self.pixel_mm is None else self.pixel_mm[index],

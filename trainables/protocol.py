@@ -26,8 +26,9 @@ class Protocol:
         0, Int(0, 1024), source="0: drawn like the others", unit="images with labelled pixels", search=False
     )
     augmentation: str = hp(
-        "flips_turns", Choice(("flips_turns", "flips", "none")), source="area-preserving only", search=False
-    )
+        "flips_turns", Choice(("flips_turns", "flips", "none", "heavy")),
+        source="area-preserving, except heavy (warps, intensities): no statistics", search=False,
+    )  # fmt: skip
     precision: str = hp(
         "auto", Choice(("auto", "float32")), source="bf16 autocast on GPUs that have it", search=False
     )

@@ -102,6 +102,11 @@ class Trial:
                 f"labelled_per_batch = {protocol.labelled_per_batch} needs images with labelled pixels, but "
                 f"the annotation has none (pixels = {self.annotation.pixels!r}); set it to 0."
             )
+        if protocol.augmentation == "heavy" and self.annotation.statistics:
+            raise UserError(
+                "augmentation = 'heavy' warps images, so that no statistic of theirs stays true, but the "
+                f"annotation has {list(self.annotation.statistics)}; use 'flips_turns' or leave them out."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it back."""

@@ -16,7 +16,12 @@ import torch
 from study import datasets, discovery, plan
 from study.home import Home
 from study.results import Ledger
+from study.spec import Data
+from tests.benchmarks.measure import interleaved, stepper
+from trainables.annotations import Annotation
 from trainables.loop import Training
+from trainables.protocol import Protocol
+from trainables.trial import Trial
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -42,6 +47,34 @@ def test_loader_cost_per_step(
         loading, bare = loading + between - started, bare + time.perf_counter() - between
     benchmark.pedantic(training.batches.batch, (7,), rounds=20)
     ratio("loader over bare training step (U-Net, 64x64, batch 12, CPU)", loading / bare, "<= 0.02")
+
+
+def test_heavy_augmentation_cost_per_step(
+    benchmark: Any, ratio: Callable[[str, float, str], None], tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    dataset, data = datasets.open_data(Data(dataset="phantoms-organs", size=(128, 128)), Home(tmp_path))
+    trainings = [
+        Training(
+            Trial(
+                method="partial_cross_entropy",
+                annotation=Annotation(pixels="points", pixel_budget=5),
+                network_settings={"width": 8, "levels": 4},
+                protocol=Protocol(augmentation=augmentation),
+                data=data,
+            ),
+            dataset,
+            torch.device("cpu"),
+        )
+        for augmentation in ("flips_turns", "heavy")
+    ]
+    light, heavy = (training.batches for training in trainings)
+    batch = light.batch(0)
+    step = stepper(trainings[0].method, trainings[0].net, batch)
+    light_s, heavy_s, step_s = interleaved([lambda: light.batch(1), lambda: heavy.batch(1), step], 20, "cpu")
+    benchmark.pedantic(heavy.batch, (1,), rounds=5)
+    ratio("what heavy augmentation adds, over a bare training step (U-Net of width 8 and 4 levels, 128x128, "
+          "batch 12, CPU)", (heavy_s - light_s) / step_s, "<= 0.05")  # fmt: skip
 
 
 def test_share_of_wall_time_in_training(

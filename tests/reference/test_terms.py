@@ -116,6 +116,13 @@ def test_dice_by_hand() -> None:
     assert terms.soft_dice_loss(p, torch.tensor([[[0, 1]]])).item() == pytest.approx(0.11111049, abs=5e-9)
 
 
+def test_dice_lets_a_pixel_from_outside_the_image_in_nowhere() -> None:
+    """As by hand above beside a pixel that a warp brought in: its p^2 would add 0.81 to the denominator."""
+    p = torch.tensor([0.8, 0.4, 0.9], dtype=torch.float64).view(1, 1, 1, 3)
+    loss = terms.soft_dice_loss(p, torch.tensor([[[0, 1, IGNORE]]]))
+    assert loss.item() == pytest.approx(0.11111049, abs=5e-9)
+
+
 def test_dice_pools_the_batch() -> None:
     p = torch.tensor([[0.8, 0.4], [0.1, 0.6]], dtype=torch.float64)
     labels = torch.tensor([[[0, 1]], [[1, 0]]])

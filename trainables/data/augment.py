@@ -56,8 +56,12 @@ def table_of(transform: Transform, height: int, width: int) -> Int[Tensor, " V"]
 
 
 def symmetries(augmentation: str, height: int, width: int) -> Int[Tensor, "G V"]:
-    """The gather tables of a named augmentation; row 0 leaves the image alone. Turns need a square image."""
-    elements = {"none": ("e",), "flips": _FLIPS, "flips_turns": _FLIPS + (_TURNS if height == width else ())}
+    """The gather tables of a named augmentation; row 0 leaves the image alone. Turns need a square image.
+
+    "heavy" begins with the symmetries of "flips_turns"; `trainables.data.heavy` does the rest.
+    """
+    turns = _FLIPS + (_TURNS if height == width else ())
+    elements = {"none": ("e",), "flips": _FLIPS, "flips_turns": turns, "heavy": turns}
     return torch.stack([table_of(_transform(e), height, width) for e in elements[augmentation]])
 
 

@@ -87,6 +87,7 @@ def test_a_whole_number_is_the_same_as_its_float() -> None:
         {"annotation": dataclasses.replace(TRIAL.annotation, statistic_error=0.1)},
         {"protocol": Protocol(iterations=1001)},
         {"protocol": Protocol(iterations=1000, augmentation="none")},
+        {"protocol": Protocol(iterations=1000, augmentation="heavy")},
         {"network_settings": {"width": 16}},
         {"network": "timm_unet", "network_settings": {}},
         {"method": "partial_cross_entropy", "settings": {}},
@@ -116,6 +117,8 @@ def test_the_order_of_the_statistics_means_nothing() -> None:
 def test_a_good_trial_passes() -> None:
     TRIAL.check()
     changed(settings={"statistic_weight": 0.0}).check()  # switched off
+    heavy = Protocol(augmentation="heavy")
+    changed(method="partial_cross_entropy", settings={}, annotation=POINTS, protocol=heavy).check()
 
 
 @pytest.mark.parametrize(
@@ -149,10 +152,26 @@ def test_a_good_trial_passes() -> None:
             {"protocol": Protocol(labelled_per_batch=2), "annotation": Annotation(statistics=("area",))},
             r"labelled_per_batch = 2 needs images .*, but the annotation has none \(pixels = 'none'\)",
         ),
+        (
+            {"protocol": Protocol(augmentation="heavy")},
+            r"'heavy' warps images.* but the annotation has \['area'\]; use 'flips_turns' or leave them out",
+        ),
+        (
+            {
+                "protocol": Protocol(augmentation="heavy"),
+                "annotation": dataclasses.replace(POINTS, statistics=("presence",)),
+            },
+            r"but the annotation has \['presence'\]; use",
+        ),
+        (
+            {"pretraining": changed(protocol=Protocol(augmentation="heavy"))},
+            r"'heavy' warps images.* but the annotation has \['area'\]",
+        ),
     ],
     ids=[
         "no statistics", "not dense", "method", "setting", "range", "choice", "network", "network setting",
         "learning rate", "no iteration", "less than none", "more labelled than drawn", "nothing labelled",
+        "warped areas", "warped tags", "a warped first stage",
     ],
 )  # fmt: skip
 def test_what_can_not_be_trained_is_refused(changes: dict[str, Any], sentence: str) -> None:
