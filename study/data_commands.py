@@ -225,10 +225,10 @@ def _classes(dataset: Dataset, class_pixels: np.ndarray) -> Table:
 
 
 def _splits(dataset: Dataset) -> Table:
-    table = _table("fold", "train", "val", "test")
-    for index, fold in enumerate(dataset.folds):
+    table = _table("fold", "name", "train", "val", "test")
+    for index, (name, fold) in enumerate(zip(dataset.fold_names, dataset.folds, strict=True)):
         parts = (fold.train, fold.val, fold.test)
-        table.add_row(str(index), *(_part(dataset, rows) for rows in parts))
+        table.add_row(str(index), name, *(_part(dataset, rows) for rows in parts))
     return table
 
 

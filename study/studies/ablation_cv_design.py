@@ -22,15 +22,13 @@ def define() -> Study:
     """One change at a time, each against the method as it is published."""
     published = click_arms.arm("PSCV", suffix=", as published")
     variants = [
-        click_arms.arm("PSCV", suffix=f", {name} {option}", **{name: option})
+        dataclasses.replace(click_arms.arm("PSCV", suffix=f", {name} {option}"), settings={name: option})
         for name, options in CHOICES.items()
         for option in options
     ]
     variants += [
-        dataclasses.replace(
-            click_arms.arm("PSCV", suffix=f", batch of {size}"), protocol={"batch_size": size}
-        )
-        for size in BATCHES
+        dataclasses.replace(click_arms.arm("PSCV", suffix=f", batch of {b}"), protocol={"batch_size": b})
+        for b in BATCHES
     ]
     return click_arms.on_phantoms(
         "ablation_cv_design",

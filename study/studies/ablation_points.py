@@ -1,4 +1,4 @@
-"""How many clicks a class are enough, and what would scribbles or masks give? (methods.md section 6, study 16)"""
+"""How many clicks are enough, and what would scribbles or masks give? (methods.md section 6, study 16)"""
 
 from __future__ import annotations
 

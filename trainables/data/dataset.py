@@ -21,6 +21,7 @@ from search_spaces import UserError
 from trainables.data import rules
 from trainables.data.parquet import ParquetDataset
 from trainables.data.rules import UNLABELLED, Pixels
+from trainables.data.splits import Parts
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,8 @@ class Dataset:
     """Where the data were resized: what predictions are scored against, see `truths`."""
     folds: tuple[Split, ...]
     """At least one; fold 0 is the default split."""
+    fold_names: tuple[str, ...]
+    """As the file's splits name them; no part of the fingerprint."""
     metadata: Mapping[str, str]
     """The file's own: source, licence, citation and the like."""
 
@@ -141,14 +144,19 @@ def open_dataset(
     receipt = _valid_receipt(receipt_file, path, cache)
     if receipt is None:
         source = ParquetDataset(path)
+        stamp = None if source.split_file is None else _stamp(source.split_file)
+        folds = source.folds()
         receipt = {
-            "splits": None if source.split_file is None else _stamp(source.split_file),
+            "splits": stamp,
             "metadata": source.metadata,
-            "fingerprint": _decode(source, cache, size, options),
+            "fold_names": list(folds),
+            "fingerprint": _decode(source, list(folds.values()), cache, size, options),
         }
         _write_whole(receipt_file, json.dumps(receipt))
     stored = _load(cache / receipt["fingerprint"])
-    return dataclasses.replace(stored, name=path.stem, metadata=receipt["metadata"])
+    return dataclasses.replace(
+        stored, name=path.stem, metadata=receipt["metadata"], fold_names=tuple(receipt["fold_names"])
+    )
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -166,6 +174,8 @@ def _valid_receipt(file: Path, path: Path, cache: Path) -> dict[str, Any] | None
     if not file.is_file():
         return None
     receipt: dict[str, Any] = json.loads(file.read_text())
+    if "fold_names" not in receipt:  # from before names, and before further families of folds, were read
+        return None
     splits = receipt["splits"]
     if splits is not None and not (Path(splits[0]).is_file() and _stamp(Path(splits[0])) == splits):
         return None
@@ -180,13 +190,17 @@ def _write_whole(file: Path, text: str) -> None:
 
 
 def _decode(
-    source: ParquetDataset, cache: Path, size: tuple[int, int] | None, options: Mapping[str, Any]
+    source: ParquetDataset,
+    folds: Sequence[Parts],
+    cache: Path,
+    size: tuple[int, int] | None,
+    options: Mapping[str, Any],
 ) -> str:
     """Writes the arrays into a private folder, then renames it; whoever renames first wins the race."""
     shape = _common_shape(source) if size is None else size
-    folds = [
+    fold_rows = [
         {part: np.flatnonzero(np.isin(source.case_ids, cases)).tolist() for part, cases in parts.items()}
-        for parts in source.folds()
+        for parts in folds
     ]
     log.info("decoding %s: %d images of %d x %d", source.path, len(source.image_ids), *shape)
     cache.mkdir(parents=True, exist_ok=True)
@@ -194,7 +208,7 @@ def _decode(
         folder = Path(private) / "arrays"
         folder.mkdir()
         pixels_digest = _write_arrays(source, folder, shape, options)
-        index = _index(source, folds, bool(options["merge_foreground"]))
+        index = _index(source, fold_rows, bool(options["merge_foreground"]))
         spacing = (source.spacing_mm * _scale(source, shape)).astype(np.float32)
         np.save(folder / "spacing_mm.npy", spacing)
         if size is not None:
@@ -305,7 +319,7 @@ def _transformed(
 
 @lru_cache(maxsize=16)
 def _load(folder: Path) -> Dataset:
-    """A decoded folder; its name says its content, so it never changes."""
+    """A decoded folder; its name says its content, so it never changes. The file's names are not in it."""
     index = json.loads((folder / "index.json").read_text())
     scribbles = folder / "scribbles.npy"
     return Dataset(
@@ -325,6 +339,7 @@ def _load(folder: Path) -> Dataset:
             Split(**{part: np.array(rows, np.int64) for part, rows in fold.items()})
             for fold in index["folds"]
         ),
+        fold_names=(),
         metadata={},
     )
 

@@ -98,8 +98,8 @@ class ParquetDataset:
         text = self.metadata.get("splits", "{")
         return None if text.startswith("{") else self.path.parent / text
 
-    def folds(self) -> list[case_splits.Parts]:
-        """Case ids by part, one entry a fold. Raises UserError, see `splits.folds_of`."""
+    def folds(self) -> dict[str, case_splits.Parts]:
+        """Case ids by part of each fold, by its name. Raises UserError, see `splits.folds_of`."""
         where, text = self.path, self.metadata.get("splits")
         if self.split_file is not None:
             if not self.split_file.is_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from search_spaces import UserError, nearest
@@ -41,21 +41,34 @@ def by_case(
     return {part: sorted(c for c, g in groups.items() if part_of[g] == part) for part in PARTS}
 
 
-def folds_of(document: Mapping[str, Any] | None, groups: Mapping[str, str], where: str) -> list[Parts]:
-    """The folds that a split document describes, restricted to the cases in `groups`; fold 0 is the default.
+def folds_of(document: Mapping[str, Any] | None, groups: Mapping[str, str], where: str) -> dict[str, Parts]:
+    """The folds that a split document describes, by name, restricted to the cases in `groups`.
 
     `document` holds {"folds": {name: {"train": [...], "test": [...]}}} or {"split": {...}}; None means
-    `by_case`. Its "same_images" (lists of cases that show the same images) join groups. A fold without a
-    "val" list gets one from its training cases, see `VALIDATION_EVERY`. `where` names the file in errors.
+    `by_case`. Further families of folds, {FAMILY: {"folds": {...}}}, follow as "FAMILY/name". Fold 0, the
+    default, is the first. The "same_images" (lists of cases that show the same images) join groups. A fold
+    without a "val" list gets one from its training cases, see `VALIDATION_EVERY`. `where` names the file in
+    errors.
     Raises UserError for a leak between parts, an empty part or a malformed document.
     """
     if document is None:
-        return [by_case(groups)]
+        return {"split": by_case(groups)}
     groups = _joined(groups, document.get("same_images", []))
-    named = document.get("folds") or {"split": document.get("split")}
-    if not isinstance(named, Mapping) or not all(isinstance(fold, Mapping) for fold in named.values()):
-        raise UserError(f"{where}: splits must hold 'split' or 'folds', but hold {sorted(document)}.")
-    return [_checked(fold, groups, f"{where}: {name}") for name, fold in named.items()]
+    named = dict(_named_folds(document, where))
+    return {name: _checked(fold, groups, f"{where}: {name}") for name, fold in named.items()}
+
+
+def _named_folds(document: Mapping[str, Any], where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    first = document.get("folds") or {"split": document.get("split")}
+    families = {
+        f"{name}/": part["folds"]
+        for name, part in document.items()
+        if name not in ("folds", "split") and isinstance(part, Mapping) and "folds" in part
+    }
+    for prefix, folds in {"": first, **families}.items():
+        if not isinstance(folds, Mapping) or not all(isinstance(fold, Mapping) for fold in folds.values()):
+            raise UserError(f"{where}: splits must hold 'split' or 'folds', but hold {sorted(document)}.")
+        yield from ((f"{prefix}{name}", fold) for name, fold in folds.items())
 
 
 def _checked(fold: Mapping[str, Any], groups: Mapping[str, str], where: str) -> Parts:

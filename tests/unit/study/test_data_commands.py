@@ -97,9 +97,22 @@ def test_inspect_counts_and_draws(home: Path, tmp_path: Path) -> None:
     assert rows["1"] == ["lesion [any]", "20.000", "4"]
     assert rows["2"] == ["organ", "5.000", "1"]
     fold = rows["0"]
-    assert fold == ["3 cases, 3 images", "1 cases, 1 images", "1 cases, 1 images"]
+    assert fold == ["split", "3 cases, 3 images", "1 cases, 1 images", "1 cases, 1 images"]
     with Image.open(tmp_path / "toy_sheet.png") as sheet:
         assert sheet.format == "PNG"
+
+
+def test_inspect_numbers_and_names_the_folds(home: Path) -> None:
+    first = {"train": ["case0", "case1", "case2"], "val": ["case3"], "test": ["case4"]}
+    second = {"train": ["case4"], "val": ["case3", "case2"], "test": ["case0", "case1"]}
+    path = home / "datasets" / "toy.parquet"
+    splits = {"folds": {"wsl4mis1": first}, "other [five]": {"folds": {"second": second}}}
+    write_dataset(path, toy_rows(), name="Toy", class_names=CLASSES, splits=splits)
+    rows = [line.split("│")[1:-1] for line in run("inspect", "toy").splitlines() if "cases," in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["0", "wsl4mis1", "3 cases, 3 images", "1 cases, 1 images", "1 cases, 1 images"],
+        ["1", "other [five]/second", "1 cases, 1 images", "2 cases, 2 images", "2 cases, 2 images"],
+    ]
 
 
 def test_inspect_takes_a_path_and_shows_every_size(home: Path, tmp_path: Path) -> None:

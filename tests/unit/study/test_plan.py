@@ -31,7 +31,7 @@ def dataset():
         masks_NHW=masks, scribbles_NHW=None, image_ids=tuple(f"i{n}" for n in range(8)),
         case_ids=tuple(f"c{n}" for n in range(8)), volume_ids=tuple(f"c{n}" for n in range(8)),
         slice_index=np.zeros(8, np.int32), spacing_mm=np.full((8, 3), np.nan, np.float32), folds=(split,),
-        metadata={},
+        fold_names=("split",), metadata={},
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Opening: decoded once, shared by memory map, identified by content, resized without inventing classes."""
 
+import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -129,6 +130,44 @@ def test_the_fingerprint_changes_with(what: str, file: Path, tmp_path: Path) -> 
     first = open_dataset(file, cache=tmp_path / "cache")
     second = open_dataset(write(tmp_path / "b.parquet", rows, **changes), cache=tmp_path / "cache")
     assert second.fingerprint != first.fingerprint
+
+
+def named_folds(*names: str) -> dict[str, Any]:
+    fold = {"train": ["case0", "case1"], "val": ["case2"], "test": ["case3"]}
+    return {"folds": dict.fromkeys(names, fold)}
+
+
+def test_names_of_folds_are_the_files_own_and_no_part_of_the_fingerprint(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.parquet", toy_rows(), splits=named_folds("a", "b"))
+    two = write(tmp_path / "two.parquet", toy_rows(), splits=named_folds("x", "y"))
+    three = write(tmp_path / "three.parquet", toy_rows(), splits=named_folds("a", "b", "c"))
+    for _ in range(2):  # decoded, then from the cache
+        opened = [open_dataset(file, cache=tmp_path / "cache") for file in (one, two, three)]
+        assert [data.fold_names for data in opened] == [("a", "b"), ("x", "y"), ("a", "b", "c")]
+        assert opened[0].fingerprint == opened[1].fingerprint != opened[2].fingerprint
+        dataset_module._load.cache_clear()
+
+
+def test_the_fingerprint_is_what_it_was_before_folds_had_names(tmp_path: Path) -> None:
+    # Frozen: another value would give every trial of every study a new key.
+    image = np.arange(48, dtype=np.uint8).reshape(8, 6)
+    rows = toy_rows(image=image, mask=image // np.uint8(16), scribble=None)
+    path = write(tmp_path / "toy.parquet", rows, splits=named_folds("a", "b"))
+    assert open_dataset(path, cache=tmp_path / "cache").fingerprint == "e1bd19093f466b1ba127c9c6b8364f74"
+
+
+def test_a_receipt_from_before_folds_had_names_is_written_anew(tmp_path: Path) -> None:
+    # It may also stand for fewer folds than are read today.
+    file = write(tmp_path / "toy.parquet", toy_rows(), splits=named_folds("a", "b"))
+    first = open_dataset(file, cache=tmp_path / "cache")
+    (receipt,) = (tmp_path / "cache" / "receipts").iterdir()
+    before = json.loads(receipt.read_text())
+    del before["fold_names"]
+    receipt.write_text(json.dumps(before))
+    again = open_dataset(file, cache=tmp_path / "cache")
+    assert again.fold_names == ("a", "b")
+    assert again.fingerprint == first.fingerprint
+    assert json.loads(receipt.read_text()) == before | {"fold_names": ["a", "b"]}
 
 
 def test_options_have_their_own_fingerprints(file: Path, tmp_path: Path) -> None:
@@ -270,7 +309,7 @@ def opened_shared(name: str, cache: Path, **options: Any) -> Dataset:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not on this machine")
 def test_shared_samples_open(tmp_path: Path) -> None:
     acdc = opened_shared("acdc_256_sample", tmp_path)
-    assert (acdc.num_images, acdc.num_classes, acdc.shape, len(acdc.folds)) == (72, 4, (256, 256), 5)
+    assert (acdc.num_images, acdc.num_classes, acdc.shape, len(acdc.folds)) == (72, 4, (256, 256), 10)
     assert set(np.unique(acdc.scribbles_NHW)) == {0, 1, 2, 3, 255}
     assert len(set(acdc.volume_ids)) == 24
     assert opened_shared("busi_256_sample", tmp_path, size=(64, 64)).masks_NHW.max() == 1

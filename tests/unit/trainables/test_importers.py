@@ -20,6 +20,7 @@ from search_spaces import UserError
 from trainables.data.dataset import open_dataset
 from trainables.data.importers import acdc, base, busi, folder, kits, msd, msd_hippocampus
 from trainables.data.parquet import write_dataset
+from trainables.data.splits import folds_of
 
 RAMP = np.arange(6 * 8 * 5, dtype=np.float32).reshape(6, 8, 5)
 """[X,Y,Z], running right, anterior, superior; every voxel differs."""
@@ -60,7 +61,7 @@ def radiological(values_RAS: np.ndarray, z: int) -> np.ndarray:
 
 
 def test_names_are_the_files_and_unknown_ones_get_the_nearest() -> None:
-    assert base.names() == ["acdc", "busi", "folder", "kits", "msd", "msd-hippocampus"]
+    assert base.names() == ["acdc", "busi", "folder", "kits", "msd", "msd-hippocampus", "synapse", "wsl4mis"]
     assert base.load("msd-hippocampus") is msd_hippocampus.read
     with pytest.raises(UserError, match=r"no importer 'adcd'\. Did you mean 'acdc'\?"):
         base.load("adcd")
@@ -401,41 +402,77 @@ def test_acdc_default_size_is_256_by_nearest_neighbour(tmp_path: Path) -> None:
     assert row.spacing_mm == (1.5 * 8 / 256, 1.5 * 6 / 256, 10.0)
 
 
-def patients_by_pathology() -> list[acdc.Patient]:
+def pathologies(numbers: Sequence[int] = range(1, 101)) -> dict[str, str]:
+    """As in the owners' training set: twenty patients each, in blocks."""
     groups = ("DCM", "HCM", "MINF", "NOR", "RV")
-    return [
-        acdc.Patient(case_id=f"patient{i + 1:03d}", pathology=groups[i // 20], volumes={}) for i in range(100)
-    ]
+    return {f"patient{n:03d}": groups[(n - 1) // 20 % 5] for n in numbers}
 
 
-def test_acdc_folds_are_stratified_and_each_patient_tests_once() -> None:
-    patients = patients_by_pathology()
-    pathology = {patient.case_id: patient.pathology for patient in patients}
-    splits = acdc.stratified_folds(patients)
-    assert splits is not None
-    folds = splits["folds"]
-    tested = Counter(case for fold in folds.values() for case in fold["test"])
+def folds_of_acdc(pathology: dict[str, str]) -> dict[str, dict[str, list[str]]]:
+    document = acdc.folds(pathology)
+    assert document is not None
+    return document["folds"]
+
+
+def test_acdc_folds_are_first_those_of_wsl4mis_then_the_stratified_ones() -> None:
+    folds = folds_of_acdc(pathologies())
+    assert list(folds) == [f"{kind}{n}" for kind in ("wsl4mis", "stratified") for n in range(1, 6)]
+    for number in range(5):
+        fold = folds[f"wsl4mis{number + 1}"]
+        test = [f"patient{n:03d}" for n in range(20 * number + 1, 20 * number + 21)]
+        assert fold == {"test": test, "train": sorted(pathologies().keys() - set(test))}  # and no "val"
+
+
+def test_acdc_stratified_folds_take_four_of_each_pathology_and_each_patient_tests_once() -> None:
+    pathology = pathologies()
+    folds = [fold for name, fold in folds_of_acdc(pathology).items() if name.startswith("stratified")]
+    tested = Counter(case for fold in folds for case in fold["test"])
     assert tested == dict.fromkeys(pathology, 1)
-    for fold in folds.values():
+    for fold in folds:
         assert sorted(case for part in fold.values() for case in part) == sorted(pathology)
-        for part, low, high in (("test", 3, 5), ("val", 1, 3)):
-            counts = Counter(pathology[case] for case in fold[part])
-            assert set(counts) == set(pathology.values())
-            assert low <= min(counts.values()) <= max(counts.values()) <= high
+        assert Counter(pathology[case] for case in fold["test"]) == dict.fromkeys(pathology.values(), 4)
+        validating = Counter(pathology[case] for case in fold["val"])
+        assert set(validating) == set(pathology.values())
+        assert set(validating.values()) <= {2, 3}  # 3 where the two patients of one image lie
         part_of = {case: part for part, cases in fold.items() for case in cases}
         assert part_of["patient074"] == part_of["patient076"]  # the same images
 
 
+def test_acdc_stratified_folds_test_the_patients_that_the_shared_split_tests() -> None:
+    path = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "acdc_folds.json"
+    if not path.exists():
+        pytest.skip("the shared ACDC folds are not on this machine")
+    shared = json.loads(path.read_text())
+    folds = folds_of_acdc(pathologies())
+    for number in range(1, 6):
+        assert folds[f"wsl4mis{number}"] == shared["folds"][f"fold{number}"]
+        assert folds[f"stratified{number}"]["test"] == shared["stratified5"]["folds"][f"fold{number}"]["test"]
+
+
 def test_acdc_folds_do_not_depend_on_the_order_of_patients() -> None:
-    forward, backward = (
-        acdc.stratified_folds(p) for p in (patients_by_pathology(), patients_by_pathology()[::-1])
-    )
-    assert forward is not None
-    assert backward is not None
-    for name, fold in forward["folds"].items():
-        assert {part: set(cases) for part, cases in fold.items()} == {
-            part: set(cases) for part, cases in backward["folds"][name].items()
-        }
+    forward = pathologies()
+    assert folds_of_acdc(dict(reversed(forward.items()))) == folds_of_acdc(forward)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "names"),
+    [
+        (range(1, 11), [f"stratified{n}" for n in range(1, 6)]),  # nobody left to train on in wsl4mis1
+        ([1, 2, 21, 22, 61], ["wsl4mis1", "wsl4mis2", "wsl4mis4"]),
+        ([61, 62, 74, 76, 81], ["wsl4mis4", "wsl4mis5"][1:]),  # one patient cannot train and validate
+        ([74, 76, 81], []),  # nor can two with the same images
+        ([74, 76, 81, 82], ["wsl4mis4", "wsl4mis5"][:1]),
+        (range(101, 111), [f"stratified{n}" for n in range(1, 6)]),  # the owners' test set
+    ],
+)
+def test_acdc_folds_of_some_patients_are_those_without_an_empty_part(
+    numbers: Sequence[int], names: list[str]
+) -> None:
+    pathology = pathologies(numbers)
+    document = acdc.folds(pathology)
+    assert list((document or {"folds": {}})["folds"]) == names
+    if document is not None:  # none leaks, none has an empty part
+        assert list(folds_of(document, {case: acdc.group(case) for case in pathology}, "acdc")) == names
 
 
 def test_acdc_twins_share_a_group(tmp_path: Path) -> None:
@@ -759,7 +796,7 @@ def test_acdc_round_trip_keeps_pixels_classes_spacing_and_folds(tmp_path: Path) 
     np.testing.assert_array_equal(dataset.images_NHW, np.stack([row.image for row in rows]))
     np.testing.assert_array_equal(dataset.masks_NHW, np.stack([row.mask for row in rows]))
     assert dataset.spacing_mm[0].tolist() == [1.5, 1.5, 10.0]
-    assert len(dataset.folds) == 5
+    assert dataset.fold_names == tuple(f"stratified{n}" for n in range(1, 6))
     assert all(len(fold.test) == 20 for fold in dataset.folds)  # two patients, two frames, five slices
     assert "CC BY-NC-SA" in dataset.metadata["licence"]
 

@@ -88,9 +88,11 @@ def test_the_layout_on_disk_is_the_shared_one(tmp_path: Path) -> None:
 def test_given_splits_and_folds_are_kept(tmp_path: Path) -> None:
     rows = [make_row(c) for c in range(4)]
     split = {"train": ["case0", "case3"], "val": ["case1"], "test": ["case2"]}
-    assert ParquetDataset(write(tmp_path / "a.parquet", rows, splits=split)).folds() == [split]
+    assert ParquetDataset(write(tmp_path / "a.parquet", rows, splits=split)).folds() == {"split": split}
     folds = {"folds": {"one": split, "two": split | {"val": ["case2"], "test": ["case1"]}}}
-    assert ParquetDataset(write(tmp_path / "b.parquet", rows, splits=folds)).folds()[1]["val"] == ["case2"]
+    assert ParquetDataset(write(tmp_path / "b.parquet", rows, splits=folds)).folds()["two"]["val"] == [
+        "case2"
+    ]
 
 
 def test_splits_may_lie_in_a_file_beside(file: Path) -> None:
@@ -99,7 +101,7 @@ def test_splits_may_lie_in_a_file_beside(file: Path) -> None:
         ParquetDataset(file).folds()
     split = {"train": ["case0", "elsewhere"], "val": ["case1"], "test": ["case2"]}
     file.with_name("toy_split.json").write_text(json.dumps({"split": split}))
-    assert ParquetDataset(file).folds() == [split | {"train": ["case0"]}]
+    assert ParquetDataset(file).folds() == {"split": split | {"train": ["case0"]}}
 
 
 def test_an_own_unlabelled_id_becomes_255(tmp_path: Path) -> None:
@@ -246,12 +248,14 @@ def test_bad_small_columns(file: Path) -> None:
 @pytest.mark.parametrize("path", sorted(SHARED.glob("*.parquet")), ids=lambda path: path.stem)
 def test_the_shared_files_have_folds_without_leaks(path: Path) -> None:
     folds = ParquetDataset(path).folds()
-    assert len(folds) == (5 if path.stem.startswith("acdc") else 1)
-    assert all(part for fold in folds for part in fold.values())
+    numbered = [f"fold{number}" for number in range(1, 6)]
+    acdc = [*numbered, *(f"stratified5/{name}" for name in numbered)]
+    assert list(folds) == (acdc if path.stem.startswith("acdc") else ["split"])
+    assert all(part for fold in folds.values() for part in fold.values())
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not on this machine")
 def test_patients_with_the_same_images_stay_together_in_every_acdc_fold() -> None:
-    for fold in ParquetDataset(SHARED / "acdc_256.parquet").folds():
+    for fold in ParquetDataset(SHARED / "acdc_256.parquet").folds().values():
         assert len(fold["val"]) in (10, 11)  # of 80 patients in 79 groups, every eighth group
         assert len({part for part, cases in fold.items() if {"patient074", "patient076"} & set(cases)}) == 1

@@ -52,13 +52,13 @@ def test_by_case_refuses_two_groups_and_odd_fractions() -> None:
 
 def test_a_given_split_is_cut_down_to_the_cases_of_the_file() -> None:
     document = {"split": {"train": ["c00", "gone"], "val": ["c01"], "test": ["c02", "lost"]}}
-    assert folds_of(document, CASES, "f") == [{"train": ["c00"], "val": ["c01"], "test": ["c02"]}]
+    assert folds_of(document, CASES, "f") == {"split": {"train": ["c00"], "val": ["c01"], "test": ["c02"]}}
 
 
 def test_a_fold_without_validation_gives_every_eighth_training_group() -> None:
     cases = sorted(CASES)
     document = {"folds": {"one": {"train": cases[:16], "test": cases[16:]}}}
-    (fold,) = folds_of(document, CASES, "f")
+    (fold,) = folds_of(document, CASES, "f").values()
     assert len(fold["val"]) == 2
     assert sorted(fold["train"] + fold["val"]) == cases[:16]
     assert fold["test"] == cases[16:]
@@ -71,8 +71,31 @@ def test_cases_with_the_same_images_are_not_separated_by_a_made_validation_set()
             "folds": {"one": {"train": cases[:15], "test": cases[15:]}},
             "same_images": [["c00", twin]],
         }
-        (fold,) = folds_of(document, CASES, "f")
+        (fold,) = folds_of(document, CASES, "f").values()
         assert ("c00" in fold["val"]) == (twin in fold["val"])
+
+
+def test_families_of_folds_follow_the_first_in_order_and_keep_groups_too() -> None:
+    def fold(test: int) -> dict[str, list[str]]:
+        cases = sorted(CASES)
+        return {"train": cases[:test] + cases[test + 1 :], "test": [cases[test]]}
+
+    document = {
+        "late": {"source": "ours", "folds": {"a": fold(3), "b": fold(4)}},
+        "folds": {"b": fold(1), "a": fold(2)},
+        "other": {"train": ["c00"]},  # no folds: none of its business
+        "more": {"folds": {"a": fold(5)}},
+    }
+    folds = folds_of(document, CASES, "f")
+    assert list(folds) == ["b", "a", "late/a", "late/b", "more/a"]
+    assert [parts["test"] for parts in folds.values()] == [["c01"], ["c02"], ["c03"], ["c04"], ["c05"]]
+    assert all(len(parts["val"]) == 3 for parts in folds.values())
+    with pytest.raises(UserError, match=r"^f: late/b leaks: .*'c04'.*'c05'|^f: late/b leaks: .*'c05'.*'c04'"):
+        folds_of(document | {"same_images": [["c04", "c05"]]}, CASES, "f")
+    with pytest.raises(UserError, match=r"must hold 'split' or 'folds'"):
+        folds_of({"late": document["late"]}, CASES, "f")
+    with pytest.raises(UserError, match=r"must hold 'split' or 'folds'"):
+        folds_of(document | {"late": {"folds": ["a"]}}, CASES, "f")
 
 
 @pytest.mark.parametrize(

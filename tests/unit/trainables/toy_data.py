@@ -83,4 +83,6 @@ def trial_on(dataset: Dataset, path: Path | str = "", **changes: Any) -> Trial:
 def only(dataset: Dataset, images: np.ndarray) -> Dataset:
     """The data set with the same images to train on, to select by and to test on."""
     fold = dataclasses.replace(dataset.folds[0], train=images, val=images, test=images)
-    return dataclasses.replace(dataset, folds=(fold,), fingerprint=f"{dataset.fingerprint} {images.tolist()}")
+    return dataclasses.replace(
+        dataset, folds=(fold,), fold_names=("only",), fingerprint=f"{dataset.fingerprint} {images.tolist()}"
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,12 @@ CLASS_NAMES = ("background", "right ventricle", "myocardium", "left ventricle")
 SIZE = (256, 256)
 UPPER_PERCENTILE = 99.0
 NUM_FOLDS = 5
+BLOCK = 20
+"""Patients that a fold of WSL4MIS tests."""
 SAME_IMAGES = {"patient076": "patient074"}
 """These two patients of the owners' training set are the same images, annotated twice."""
+
+Fold = dict[str, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +38,6 @@ class Patient:
     volumes: Mapping[str, tuple[Path, Path]]
     """"frameYY" -> (image, label)."""
 
-    @property
-    def group(self) -> str:
-        return SAME_IMAGES.get(self.case_id, self.case_id)
-
 
 def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.ImportedDataset:
     """Both frames of each patient below `source`, `source`/training or `source`/database/training.
@@ -45,8 +45,7 @@ def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.Imp
     Every slice is kept, those beyond apex and base too: the published protocols train and score on whole
     volumes. Slices are resized to `size` (height, width; 256x256 where None) by nearest neighbour, aspect
     not kept, and lie as stored (rows = y, columns = x): the short axis is oblique, so no anatomical order
-    fits it. Intensities: minimum to 99th percentile of the volume. Five folds, each pathology spread evenly
-    over them.
+    fits it. Intensities: minimum to 99th percentile of the volume. Folds: see `folds`.
     Raises UserError for a source in another layout and, while the rows are walked, for a broken or
     mismatched volume.
     """
@@ -56,7 +55,7 @@ def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.Imp
         name="acdc",
         class_names=CLASS_NAMES,
         rows=(row for patient in patients for row in _rows(patient, (height, width))),
-        splits=stratified_folds(patients),
+        splits=folds({patient.case_id: patient.pathology for patient in patients}),
         metadata={
             "source": "ACDC (Automated Cardiac Diagnosis Challenge, MICCAI 2017), frames ED and ES",
             "licence": "CC BY-NC-SA 4.0 as third parties state it; check the organisers' page",
@@ -69,34 +68,72 @@ def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.Imp
     )
 
 
-def stratified_folds(patients: list[Patient]) -> Mapping[str, Mapping[str, Mapping[str, list[str]]]] | None:
-    """Five folds of whole patients; of each pathology a fifth tests and a tenth selects.
+def folds(pathology: Mapping[str, str]) -> dict[str, dict[str, Fold]] | None:
+    """The split document of these patients (case id -> pathology); None where they allow no fold.
 
-    Patients with the same images stay together. None where a pathology has fewer patients than folds.
+    "wsl4mis1" .. "wsl4mis5": test the patients 1-20, 21-40, ... and train on the rest of 1-100, without a
+    validation list, as WSL4MIS does. These blocks are the pathologies: each tests a disease never trained on.
+    A fold whose test patients, or whose training patients to hold some out of, are not there is left out.
+    "stratified1" .. "stratified5": of each pathology a fifth tests and a tenth selects; left out where a
+    pathology has fewer patients than folds. Patients with the same images stay together in all of them.
     """
-    units: dict[str, set[str]] = defaultdict(set)
-    for patient in patients:
-        units[patient.pathology].add(patient.group)
-    if min(map(len, units.values())) < NUM_FOLDS:
-        return None
-    rank = {unit: i for members in units.values() for i, unit in enumerate(sorted(members, key=_digest))}
-    folds = {}
+    return {"folds": found} if (found := _wsl4mis_folds(pathology) | _stratified_folds(pathology)) else None
+
+
+def group(case: str) -> str:
+    """The patient whose images these are."""
+    return SAME_IMAGES.get(case, case)
+
+
+def block(case: str) -> int | None:
+    """Which twenty of the patients 1 to 100 hold this one, from 0; None outside."""
+    match = re.fullmatch(r"patient(\d{3})", case)
+    number = int(match[1]) if match else 0
+    return (number - 1) // BLOCK if 1 <= number <= BLOCK * NUM_FOLDS else None
+
+
+def _wsl4mis_folds(cases: Iterable[str]) -> dict[str, Fold]:
+    blocks = {case: place for case in sorted(cases) if (place := block(case)) is not None}
+    found = {}
     for fold in range(NUM_FOLDS):
-        parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-        for patient in patients:
-            parts[_part(rank[patient.group], fold)].append(patient.case_id)
-        folds[f"fold{fold}"] = parts
-    return {"folds": folds}
+        test = [case for case, place in blocks.items() if place == fold]
+        train = [case for case, place in blocks.items() if place != fold]
+        if test and len({group(case) for case in train}) > 1:
+            found[f"wsl4mis{fold + 1}"] = {"train": train, "test": test}
+    return found
 
 
-def _part(rank: int, fold: int) -> str:
-    if rank % NUM_FOLDS == fold:
-        return "test"
-    return "val" if rank % (2 * NUM_FOLDS) == (fold + 1) % NUM_FOLDS else "train"
+def _stratified_folds(pathology: Mapping[str, str]) -> dict[str, Fold]:
+    patients: dict[str, list[str]] = defaultdict(list)
+    for case in sorted(pathology):
+        patients[pathology[case]].append(case)
+    dealt = [_dealt(cases) for cases in patients.values()]
+    if not all(all(hands) for hands in dealt):
+        return {}
+    found = {}
+    for fold in range(NUM_FOLDS):
+        test = {case for hands in dealt for unit in hands[fold] for case in unit}
+        val = {case for hands in dealt for unit in hands[(fold + 1) % NUM_FOLDS][::2] for case in unit}
+        parts = {"train": pathology.keys() - test - val, "val": val, "test": test}
+        found[f"stratified{fold + 1}"] = {part: sorted(cases) for part, cases in parts.items()}
+    return found
 
 
-def _digest(name: str) -> str:
-    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+def _dealt(cases: list[str]) -> list[list[list[str]]]:
+    """The patients of one pathology (sorted) in as many hands as folds; a hand holds units, never separated.
+
+    They are dealt in turn, unless a hand has its share already: then to the smallest hand.
+    """
+    units: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        units[group(case)].append(case)
+    hands: list[list[list[str]]] = [[] for _ in range(NUM_FOLDS)]
+    for unit in sorted(units.values(), key=len, reverse=True):  # the large ones first, or they find no room
+        sizes = [sum(map(len, hand)) for hand in hands]
+        turn = cases.index(unit[0]) % NUM_FOLDS
+        has_room = sizes[turn] + len(unit) <= len(cases) // NUM_FOLDS
+        hands[turn if has_room else sizes.index(min(sizes))].append(unit)
+    return hands
 
 
 def _patient_folders(source: Path) -> list[Path]:
@@ -156,13 +193,13 @@ def _rows(patient: Patient, size: tuple[int, int]) -> Iterator[Row]:
                 case_id=patient.case_id,
                 frame=frame,
                 slice_index=index,
-                image=_nearest(plane, size),
-                mask=_nearest(mask, size),
+                image=nearest(plane, size),
+                mask=nearest(mask, size),
                 spacing_mm=base.resized_spacing((y, x, z), plane.shape, size),
-                group=patient.group,
+                group=group(patient.case_id),
             )
 
 
-def _nearest(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """As the ACDC literature resizes: the corner pixels' centres stay in the corners."""
+def nearest(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[H,W] to `size`, as the ACDC literature resizes: the corner pixels' centres stay in the corners."""
     return ndimage.zoom(plane, (size[0] / plane.shape[0], size[1] / plane.shape[1]), order=0)

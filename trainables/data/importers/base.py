@@ -127,6 +127,16 @@ def kept_slices(mask_ZHW: np.ndarray, every: int = 10) -> list[int]:
     return sorted([*np.flatnonzero(present).tolist(), *empty.tolist()])
 
 
+def refuse_gaps(volume: str, numbers: Sequence[int]) -> None:
+    """Raises UserError unless `numbers` are 0, 1, ... up to their largest: scores are of whole volumes."""
+    missing = sorted(set(range(max(numbers))) - set(numbers))
+    if missing:
+        raise UserError(
+            f"Slices must be numbered 0, 1, ... without gaps, but {volume} lacks "
+            f"{listed(map(str, missing))}; fetch them, or remove the volume."
+        )
+
+
 def uniform(rows: Iterator[Row]) -> Iterator[Row]:
     """The rows as they come. Raises UserError at the first whose size differs from the first row's."""
     shape: tuple[int, ...] | None = None
