@@ -71,14 +71,31 @@ def _unit(answer: Answer) -> str:
 
 def to_markdown(answer: Answer) -> str:
     """Table of the arms, verdict sentences, and what is missing, as GitHub-flavoured Markdown."""
-    cells = [_cells(arm, answer.metric) for arm in answer.arms]
-    rows = [list(cells[0]), ["---"] * len(cells[0]), *(list(row.values()) for row in cells)]
     lines = [f"# {_plain_markdown(answer.study)}", ""]
-    lines += ["| " + " | ".join(row) + " |" for row in (map(_plain_markdown, row) for row in rows)]
+    lines += _markdown_table([_cells(arm, answer.metric) for arm in answer.arms])
+    by_structure = [_structure_cells(arm, answer.metric) for arm in answer.arms if len(arm.structures) > 1]
+    if by_structure:
+        lines += ["", *_markdown_table(by_structure)]
     if answer.problems:
         lines += ["", "**Provisional:**", *(f"- {_plain_markdown(problem)}" for problem in answer.problems)]
     lines += ["", *(f"- {_plain_markdown(sentence)}" for sentence in summary_sentences(answer))]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_table(cells: list[dict[str, str]]) -> list[str]:
+    rows = [list(cells[0]), ["---"] * len(cells[0]), *(list(row.values()) for row in cells)]
+    return ["| " + " | ".join(row) + " |" for row in (map(_plain_markdown, row) for row in rows)]
+
+
+def _structure_cells(arm: ArmAnswer, metric: str) -> dict[str, str]:
+    """What the table of structures says about an arm, by header."""
+    cells = {"arm": arm.name}
+    for structure in arm.structures:
+        cells[f"{structure.name}, {metric}"] = _watched_cell(structure.score)
+    if metric != "hd95":
+        for structure in arm.structures:
+            cells[f"{structure.name}, HD95"] = _watched_cell(structure.hd95)
+    return cells
 
 
 def _plain_markdown(text: str) -> str:

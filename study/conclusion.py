@@ -24,6 +24,16 @@ BACKGROUND = 0  # class id; never part of a mean
 
 
 @dataclass(frozen=True, slots=True)
+class StructureAnswer:
+    """What one arm reached on one structure, over the test cases."""
+
+    name: str
+    score: Interval
+    """Of the study's metric."""
+    hd95: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class ArmAnswer:
     """What one arm reached on the test cases; NaN where nothing was measured."""
 
@@ -56,6 +66,8 @@ class ArmAnswer:
     watched: Mapping[str, Interval] = field(default_factory=dict)
     """What the study watches beside its metric, by name: metrics over the test cases, terms of the loss over
     the replicates at the end of their training."""
+    structures: tuple[StructureAnswer, ...] = ()
+    """In the order of their class ids; empty before anything was scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +190,18 @@ def _arm(
         parameters=dict(confirmed[-1].parameters) if confirmed else {},
         step_seconds=_step_seconds(confirmed),
         watched={name: _watched(name, confirmed, rows) for name in watch},
+        structures=_structures(rows, metric),
     )
+
+
+def _structures(rows: Sequence[CaseRow], metric: str) -> tuple[StructureAnswer, ...]:
+    names = {row.class_id: row.class_name for row in sorted(rows, key=lambda row: row.class_id)}
+    found = []
+    for class_id, name in names.items():
+        own = [row for row in rows if row.class_id == class_id]
+        score, hd95 = (mean_interval(np.array(list(_by_case(own, m).values()))) for m in (metric, "hd95"))
+        found.append(StructureAnswer(name, score, hd95))
+    return tuple(found)
 
 
 def _step_seconds(confirmed: Sequence[TrialRow]) -> float:

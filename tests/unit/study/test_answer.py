@@ -259,6 +259,25 @@ def test_sentence_with_a_unit():
     assert "by 31 [20, 40] px², p" in sentence(pair, "size_error")
 
 
+def test_structures_have_a_table_of_their_own_where_there_are_several():
+    cases = [
+        case("A", 0, f"case{n}", dice, class_id=class_id, class_name=name, hd95=hd95)
+        for n in range(8)
+        for class_id, name, dice, hd95 in ((2, "LV", 0.8 + n / 100, 3.0), (1, "RV|x", 0.25, 4.0 + n))
+    ]
+    answer = answer_of([trial("A", 0)], cases)
+    right, left = answer.arms[0].structures
+    assert (right.name, left.name) == ("RV|x", "LV")
+    assert right.score.mean == 0.25
+    assert left.score.mean == pytest.approx(0.835)
+    assert left.score.low < 0.835 < left.score.high
+    assert (left.hd95.mean, right.hd95.mean) == (3.0, 7.5)
+    text = to_markdown(answer)
+    assert "| arm | RV\\|x, dice | LV, dice | RV\\|x, HD95 | LV, HD95 |" in text
+    alone = answer_of([trial("A", 0)], [c for c in cases if c.class_id == 1])
+    assert "RV" not in to_markdown(alone)
+
+
 def test_markdown_table_survives_any_name(separated):
     text = to_markdown(separated)
     table = [line for line in text.splitlines() if line.startswith("|")]
