@@ -88,6 +88,22 @@ def class_balanced_cross_entropy(logits: Logits, labels: Labels) -> Scalar:
     return masked_mean(sum_K / count_K.clamp(min=1), count_K > 0)
 
 
+def certain_labels(p_BKHW: Probabilities, certainty: float) -> Labels:
+    """The most probable class; IGNORE where it is less probable than `certainty`, or all p are 0."""
+    most_BHW, class_BHW = p_BKHW.max(1)
+    return torch.where((most_BHW > 0.0) & (most_BHW >= certainty), class_BHW, IGNORE)
+
+
+def soft_cross_entropy(logits: Logits, target_BKHW: Probabilities, certainty: float) -> Scalar:
+    """The mean of -sum_c t_c log p_c in nat over the pixels that `certain_labels` labels; 0 of none.
+
+    t is the target divided by its sum over the classes.
+    """
+    t_BKHW = target_BKHW / target_BKHW.sum(1, keepdim=True).clamp(min=1e-30)
+    nat_BHW = -(t_BKHW * full_precision(logits).log_softmax(1)).sum(1)
+    return masked_mean(nat_BHW, labelled(certain_labels(t_BKHW, certainty)))
+
+
 def soft_dice_loss(p_BKHW: Float[Tensor, "B K H W"], labels: Labels, smoothing: float = 1e-5) -> Scalar:
     """1 minus the mean over all classes of (2 sum pt + e) / (sum p^2 + sum t^2 + e).
 

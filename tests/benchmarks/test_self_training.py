@@ -1,4 +1,4 @@
-"""What a second decoder, a teacher of nine noisy passes and a teacher of one add to a training step."""
+"""What a second decoder, teachers of nine noisy passes or one, and a mean field add to a training step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ METHODS = {
     "dual_branch_pseudo_labels": "<= 2",  # a decoder more, and it is the larger half of a U-Net's work
     "uncertainty_self_ensembling": "<= 4.5",  # nine forward passes, each about a third of a step
     "scribble_to_label": "<= 1.5",  # one forward pass
+    "crf_refinement": "<= 2.5",  # one forward pass, and five updates of the mean field
 }
 
 pytestmark = pytest.mark.timeout(900)

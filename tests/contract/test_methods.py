@@ -30,8 +30,9 @@ CORNERS = 64
 IMPORTS = {
     "__future__", "collections", "collections.abc", "copy", "dataclasses", "jaxtyping", "math",
     "search_spaces", "trainables.bilateral", "trainables.discrete", "trainables.ema", "trainables.flips",
-    "trainables.method", "trainables.pairwise", "trainables.random_walk", "trainables.regulariser",
-    "trainables.sampled_gradient", "trainables.schedules", "trainables.terms", "typing",
+    "trainables.mean_field", "trainables.method", "trainables.pairwise", "trainables.random_walk",
+    "trainables.regulariser", "trainables.sampled_gradient", "trainables.schedules", "trainables.terms",
+    "typing",
 }  # fmt: skip
 IMPORT_ROOTS = ("torch", "trainables.networks")
 SYNCHRONISES = {"cpu", "item", "numpy", "tolist"}

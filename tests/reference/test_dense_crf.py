@@ -62,6 +62,13 @@ class TestMessage:
         expected = (pairs(image, EXACT) @ p.flatten(2).mT).mT.unflatten(2, (6, 5))
         torch.testing.assert_close(dense_message(p, image, EXACT), expected, rtol=1e-12, atol=1e-13)
 
+    def test_far_pixels_say_nothing_instead_of_denormal_numbers(self) -> None:
+        dot = torch.zeros(1, 1, 1, 60)
+        dot[..., 0] = 1.0
+        said = dense_message(dot, torch.zeros(1, 1, 1, 60), (Kernel(1.0, 3.0, math.inf),)).flatten()
+        assert said[18].item() == pytest.approx(math.exp(-18.0), rel=1e-5)
+        assert (said[19:] == 0.0).all()
+
     @pytest.mark.parametrize("extreme", [0.0, 1.0])
     def test_is_as_near_at_the_ends_of_the_range(self, extreme: float) -> None:
         p, image = random_p(2), torch.full((2, 1, 6, 5), extreme, dtype=torch.float64)

@@ -16,8 +16,9 @@ from tests.reference.test_gated_crf import random_image
 from tests.tiny import TinyNetwork, a_batch, plain_methods, without_labels
 from trainables import pairwise, terms
 from trainables.method import IGNORE, Batch, Terms
-from trainables.methods.random_walker import RandomWalker, pseudo_labels, soft_cross_entropy, usable
+from trainables.methods.random_walker import RandomWalker, usable
 from trainables.random_walk import FLOOR, random_walk, solve
+from trainables.terms import certain_labels, soft_cross_entropy
 
 
 def seeds_of(height: int, width: int, seeds: dict[tuple[int, int], int]) -> Tensor:
@@ -161,13 +162,13 @@ class TestPseudoLabels:
         image, labels = random_image(5, (1, 1, 9, 9)), torch.full((1, 9, 9), IGNORE)
         u = random_walk(image, labels, 3, beta=100.0, iterations=20)
         assert float(u.abs().max()) == 0.0
-        assert (pseudo_labels(u, 0.0) == IGNORE).all()
+        assert (certain_labels(u, 0.0) == IGNORE).all()
 
     def test_class_without_a_seed_is_absent(self) -> None:
         """Trap: with points a class without a seed is routine (RV in 18 % of the slices of ACDC)."""
         image, labels = random_image(6, (1, 1, 9, 9)), seeds_of(9, 9, {(0, 0): 0, (5, 5): 2})
         u = random_walk(image, labels, 4, beta=10.0, iterations=30)
-        assert set(pseudo_labels(u, 0.0).unique().tolist()) == {0, 2}
+        assert set(certain_labels(u, 0.0).unique().tolist()) == {0, 2}
         assert torch.equal(usable(u, labels, "walk"), u)
         assert float(usable(u, labels, "skip").abs().max()) == 0.0
 
@@ -178,8 +179,8 @@ class TestPseudoLabels:
 
     def test_certainty_by_hand(self) -> None:
         u = torch.tensor([[0.6, 0.4, 0.0, 0.1], [0.4, 0.6, 0.0, 0.9]]).view(1, 2, 2, 2)
-        assert pseudo_labels(u, 0.0).flatten().tolist() == [0, 1, IGNORE, 1]
-        assert pseudo_labels(u, 0.7).flatten().tolist() == [IGNORE, IGNORE, IGNORE, 1]
+        assert certain_labels(u, 0.0).flatten().tolist() == [0, 1, IGNORE, 1]
+        assert certain_labels(u, 0.7).flatten().tolist() == [IGNORE, IGNORE, IGNORE, 1]
 
     def test_soft_cross_entropy_by_hand(self) -> None:
         """Pixels u = (.6, .4), none, (.05, .45) = (.1, .9) of what was reached, and p = (.8, .2)."""

@@ -38,14 +38,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from search_spaces import Choice, hp
 from search_spaces import Float as FloatRange
 from trainables import terms
-from trainables.method import IGNORE, Batch, Scalar
+from trainables.method import Batch, Scalar
 from trainables.random_walk import random_walk
 from trainables.regulariser import AbstractRegulariser, Weighted
 
@@ -61,20 +60,6 @@ def usable(u_BKHW: Walks, labels: terms.Labels, incomplete: str) -> Walks:
         return u_BKHW
     complete_B = terms.present(labels, u_BKHW.shape[1]).all(1)
     return u_BKHW * complete_B.view(-1, 1, 1, 1)
-
-
-def pseudo_labels(u_BKHW: Walks, certainty: float) -> terms.Labels:
-    """The most probable class; IGNORE where it is less probable than `certainty` or nothing is known."""
-    most_BHW, class_BHW = u_BKHW.max(1)
-    return torch.where((most_BHW > 0.0) & (most_BHW >= certainty), class_BHW, IGNORE)
-
-
-def soft_cross_entropy(logits: terms.Logits, u_BKHW: Walks, certainty: float) -> Scalar:
-    """The mean of -sum_c u_c log p_c over the pixels that `pseudo_labels` labels, u made to sum to 1."""
-    u_BKHW = u_BKHW / u_BKHW.sum(1, keepdim=True).clamp(min=1e-30)
-    known_BHW = terms.labelled(pseudo_labels(u_BKHW, certainty))
-    nat_BHW = -(u_BKHW * terms.full_precision(logits).log_softmax(1)).sum(1)
-    return terms.masked_mean(nat_BHW, known_BHW)
 
 
 @final
@@ -110,5 +95,5 @@ class RandomWalker(AbstractRegulariser):
         )
         u_BKHW = usable(u_BKHW, batch.labels_BHW, self.incomplete)
         if self.labels == "soft":
-            return soft_cross_entropy(logits, u_BKHW, self.certainty)
-        return terms.partial_cross_entropy(logits, pseudo_labels(u_BKHW, self.certainty))
+            return terms.soft_cross_entropy(logits, u_BKHW, self.certainty)
+        return terms.partial_cross_entropy(logits, terms.certain_labels(u_BKHW, self.certainty))
