@@ -39,7 +39,7 @@ LONGER = 3
 SOBER = f"pCE, heavy augmentation, {LONGER} x as long"
 FULL = "full supervision"
 
-ITERATIONS = 600
+SHORT = arms.short_protocol(600)
 """What organs of phantoms need to be told apart from clicks, at the size of `arms.SMALL_NETWORK`."""
 
 
@@ -101,6 +101,7 @@ def on_phantoms(
     compared: tuple[Arm, ...],
     pairs: tuple[tuple[str, str], ...],
     seeds: tuple[int, ...] = (1001, 1002, 1003),
+    **further: Any,
 ) -> Study:
     """Organs of phantoms, so that the study runs anywhere at once; `--dataset` takes it to real data."""
     return Study(
@@ -111,5 +112,6 @@ def on_phantoms(
         data=Data(dataset="phantoms-organs"),
         replicates=Replicates(seeds=seeds),
         network_settings=arms.SMALL_NETWORK,
-        protocol=arms.short_protocol(ITERATIONS),
+        protocol=SHORT,
+        **further,
     )

@@ -25,10 +25,12 @@ def define() -> Study:
     """Every method, scored with the filter and without: the same networks, so only the filter differs."""
     trained = (*(click_arms.arm(name) for name in click_arms.METHODS), click_arms.full())
     pairs = [(_scored(arm, COLUMNS), _scored(arm, 0)) for arm in trained]
-    study = click_arms.on_phantoms(
+    return click_arms.on_phantoms(
         "ablation_edge_filter",
         "What does calling the image's edges background hide, and for which method?",
         tuple(arm for pair in pairs for arm in pair),
         tuple((filtered.name, plain.name) for filtered, plain in pairs),
+        metric="hd95",
+        watch=("dice",),
+        pretraining=click_arms.SHORT,
     )
-    return dataclasses.replace(study, metric="hd95", watch=("dice",), pretraining=study.protocol)

@@ -1,16 +1,18 @@
 """The shipped studies: found by file name, well formed, and each arm trainable on paper."""
 
+import dataclasses
 import sys
 import types
 
 import pytest
 
 from search_spaces import UserError
-from study import discovery, studies
+from study import click_arms, discovery, studies
 from study.arm_board import rung_iterations
 from study.plan import trial_of
 from study.spec import base_point
 from tests.unit.study.conftest import DATA, a_study
+from trainables import discovery as methods
 
 ALL = discovery.names()
 
@@ -41,6 +43,36 @@ def test_each_arm_may_be_trained_and_differs_from_the_others(name):
         trial.check()
         keys.add(trial.key())
     assert len(keys) == len(study.arms)
+
+
+def test_every_weak_method_is_compared_on_points_and_on_scribbles():
+    """A method of pixels that is in no study would be one that nobody ever sees the worth of."""
+    of_pixels = {name for name in methods.names() if methods.load(name).needs == frozenset({"pixels"})}
+    assert set(click_arms.METHODS.values()) == of_pixels
+    for name in ("methods_acdc", "methods_scribble"):
+        arms = discovery.load(name).arms
+        assert {arm.method for arm in arms} == of_pixels | {"full_supervision"}
+        assert sum(arm.longer > 1 and arm.protocol == {"augmentation": "heavy"} for arm in arms) == 1
+
+
+def test_the_methods_are_compared_at_one_budget_of_time():
+    study = discovery.load("annotation_cost")
+    budgets = {arm.annotation.seconds_per_image for arm in study.arms}
+    assert budgets == {2.5, 10.0, 40.0}
+    equal = [arm for arm in study.arms if arm.annotation.seconds_per_image == 10.0]
+    assert {arm.method for arm in equal} >= set(click_arms.METHODS.values())
+
+
+def test_the_edge_filter_is_the_only_difference_within_a_pair():
+    study = discovery.load("ablation_edge_filter")
+    for filtered, plain in study.pairs:
+        one, other = (
+            trial_of(study, study.arm(name), {}, DATA, seed=1, fold=0, test=True)
+            for name in (filtered, plain)
+        )
+        assert one.pretraining.key() == other.pretraining.key()
+        assert (one.protocol.edge_filter, other.protocol.edge_filter) == (50, 0)
+        assert dataclasses.replace(one, protocol=other.protocol) == other
 
 
 def test_an_unknown_study_is_named_with_the_near_one():
