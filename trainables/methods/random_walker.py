@@ -77,7 +77,9 @@ class RandomWalker(AbstractRegulariser):
     certainty: float = hp(0.0, FloatRange(0.0, 0.95), source=f"{CODE} (all pixels)", unit="probability")
     labels: str = hp("hard", Choice(("hard", "soft")), source=CODE, search=False)
     incomplete: str = hp("walk", Choice(("walk", "skip")), source=f"ours; {CODE} skips", search=False)
-    iterations: int = hp(20, Choice((10, 20, 40)), source="ours", unit="steps of the solver", search=False)
+    solver_iterations: int = hp(
+        20, Choice((10, 20, 40)), source="ours", unit="steps of the solver", search=False
+    )
 
     def regularise(self, logits_BKHW: terms.Logits, batch: Batch, progress: float) -> Weighted:
         del progress
@@ -91,7 +93,7 @@ class RandomWalker(AbstractRegulariser):
             batch.labels_BHW,
             logits.shape[1],
             beta=self.beta,
-            iterations=self.iterations,
+            iterations=self.solver_iterations,
         )
         u_BKHW = usable(u_BKHW, batch.labels_BHW, self.incomplete)
         if self.labels == "soft":
