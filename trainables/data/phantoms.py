@@ -13,6 +13,7 @@ from pathlib import Path
 from search_spaces import UserError, nearest
 from trainables.data import phantom_ct
 from trainables.data.parquet import Row, write_dataset
+from trainables.data.phantom_scribbles import scribble
 from trainables.data.phantom_shapes import stable_generator
 from trainables.data.phantom_ultrasound import breast
 
@@ -55,8 +56,9 @@ def class_names(kind: str) -> tuple[str, ...]:
 def rows(kind: str, *, cases: int, size: int, seed: int) -> Iterator[Row]:
     """The images of the first `cases` cases, uint8 [size, size], in order of case and slice.
 
-    A case is one image, or for organs a volume of six. Raises UserError for an unknown kind, fewer than three
-    cases (each part of the split needs one), more than 100000, or fewer than 16 pixels a side.
+    A case is one image, or for organs a volume of six with scribbles. Raises UserError for an unknown kind,
+    fewer than three cases (each part of the split needs one), more than 100000, or fewer than 16 pixels a
+    side.
     """
     traits = _kind(kind)
     if not len(set(_PARTS)) <= cases <= MOST_CASES:
@@ -110,12 +112,22 @@ def has_lesion(kind: str, index: int, seed: int) -> bool:
 def _case(kind: str, index: int, size: int, seed: int) -> list[Row]:
     name, key = case_id(kind, index), (kind, seed, index)
     if kind == "phantoms-organs":
-        return [
-            Row(case_id=name, slice_index=i, image=s.image, mask=s.mask, spacing_mm=s.spacing_mm)
-            for i, s in enumerate(phantom_ct.abdomen(key, size=size))
-        ]
+        return [_organs(name, key, i, s) for i, s in enumerate(phantom_ct.abdomen(key, size=size))]
     image, mask = breast(key, size=size, with_lesion=has_lesion(kind, index, seed))
     return [Row(case_id=name, slice_index=0, image=image, mask=mask)]
+
+
+def _organs(name: str, key: tuple[str | int, ...], index: int, painted: phantom_ct.Slice) -> Row:
+    return Row(
+        case_id=name,
+        slice_index=index,
+        image=painted.image,
+        mask=painted.mask,
+        scribble=scribble(
+            painted.mask, len(phantom_ct.CLASS_NAMES), stable_generator(*key, "scribble", index)
+        ),
+        spacing_mm=painted.spacing_mm,
+    )
 
 
 def _modality(kind: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ def images() -> dict[str, list[Row]]:
 
 
 def identical(left: Row, right: Row) -> bool:
-    same_pixels = np.array_equal(left.image, right.image) and np.array_equal(left.mask, right.mask)
+    arrays = ((left.image, right.image), (left.mask, right.mask), (left.scribble, right.scribble))
+    same_pixels = all(np.array_equal(a, b) for a, b in arrays)  # None, where nobody drew, equals None
     return same_pixels and (left.image_id, left.spacing_mm) == (right.image_id, right.spacing_mm)
 
 
@@ -56,7 +58,12 @@ def test_lesions_and_mixed_are_different_images(images: dict[str, list[Row]]) ->
 
 @pytest.mark.parametrize(
     ("kind", "image_sum", "mask_sum"),
-    [("phantoms-lesions", 479312, 216), ("phantoms-organs", 637272, 1906), ("phantoms-mixed", 428389, 86)],
+    [
+        ("phantoms-lesions", 479312, 216),
+        ("phantoms-organs", 637272, 1906),
+        ("phantoms-mixed", 428389, 86),
+        ("phantoms-sizes", 425248, 292),
+    ],
 )
 def test_pixels_are_pinned(kind: str, image_sum: int, mask_sum: int) -> None:
     """A change here changes every published number: the sums over three cases, seed 0, 32 x 32.
@@ -66,6 +73,26 @@ def test_pixels_are_pinned(kind: str, image_sum: int, mask_sum: int) -> None:
     rows = list(phantoms.rows(kind, cases=3, size=32, seed=0))
     assert abs(sum(int(row.image.sum()) for row in rows) - image_sum) <= 5
     assert sum(int(row.mask.sum()) for row in rows) == mask_sum
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [
+        ("phantoms-lesions", "bd7ce897daa1f927"),
+        ("phantoms-organs", "85f93e14738b3fbb"),
+        ("phantoms-mixed", "5b17d9c4db9a1224"),
+        ("phantoms-sizes", "1d2987f3126ee7f7"),
+    ],
+)
+def test_masks_are_those_before_there_were_scribbles(kind: str, digest: str) -> None:
+    masks = [row.mask for row in phantoms.rows(kind, cases=3, size=32, seed=0)]
+    assert hashlib.blake2b(np.stack(masks).tobytes(), digest_size=8).hexdigest() == digest
+
+
+def test_only_organs_have_scribbles(images: dict[str, list[Row]]) -> None:
+    for kind in phantoms.KINDS:
+        drawn = [row.scribble is not None for row in images[kind]]
+        assert drawn == [kind == "phantoms-organs"] * len(drawn)
 
 
 @pytest.mark.parametrize("kind", phantoms.KINDS)
