@@ -59,6 +59,11 @@ def _as_tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
+def _sent(numbers: np.ndarray, device: torch.device) -> Tensor:
+    """A few numbers on the device. A copy this small is taken before the call returns, waited for or not."""
+    return torch.from_numpy(numbers).to(device, non_blocking=True)
+
+
 class BatchSource:
     """Images, labels and statistics of one trial; `batch(t)` depends on (trial, t) alone."""
 
@@ -94,9 +99,15 @@ class BatchSource:
         free, _ = torch.cuda.mem_get_info(self.device)
         return pixels.to(self.device) if pixels.nbytes < RESIDENT_SHARE * free else pixels
 
+    def _send(self, pixels: Tensor) -> Tensor:
+        """To the device; from page-locked memory, so that the host need not wait for the copy."""
+        if pixels.device.type == self.device.type:
+            return pixels
+        return pixels.pin_memory().to(self.device, non_blocking=True)
+
     def images(self, rows: np.ndarray) -> Tensor:
         """Intensities [B,1,H,W] in [0, 1] of the data set's rows."""
-        picked = self.pixels[torch.from_numpy(rows).to(self.pixels.device)].to(self.device)
+        picked = self._send(self.pixels[_sent(rows, self.pixels.device)])
         return (picked[:, None].float() / 255).contiguous(memory_format=self.layout)
 
     def batch(self, iteration: int) -> Batch:
@@ -107,7 +118,7 @@ class BatchSource:
         else:
             positions, volume = self._whole_volumes(iteration, size)
         choice = self._symmetries_of(iteration, len(positions))
-        index = torch.from_numpy(positions).to(self.device)
+        index = _sent(positions, self.device)
         image = augment.apply(self.images(self.train_rows[positions]), self.tables, choice)
         labels = augment.apply(self.labels[index], self.tables, choice)
         if self.heavy is not None:
@@ -121,7 +132,7 @@ class BatchSource:
             image_BCHW=image.contiguous(memory_format=self.layout),
             labels_BHW=labels.long(),
             statistics=statistics,
-            volume_B=None if volume is None else torch.from_numpy(volume).to(self.device),
+            volume_B=None if volume is None else _sent(volume, self.device),
             pixel_mm_B=None if self.pixel_mm is None else self.pixel_mm[index],
         )
 
@@ -159,4 +170,4 @@ class BatchSource:
 
     def _symmetries_of(self, iteration: int, count: int) -> Tensor:
         rng = np.random.default_rng(stable_seed("augment", self.trial.seed, iteration))
-        return torch.from_numpy(rng.integers(len(self.tables), size=count)).to(self.device)
+        return _sent(rng.integers(len(self.tables), size=count), self.device)

@@ -1,0 +1,74 @@
+"""The loop on a GPU: steps that never wait for it, and the numbers of a CPU. For `pytest -m gpu`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from tests.tiny import plain_methods
+from tests.unit.trainables.toy_data import DENSE, NETWORK, protocol, trial_on
+from trainables import discovery
+from trainables.annotations import Annotation
+from trainables.data.dataset import Dataset
+from trainables.loop import Training
+from trainables.trial import Trial
+
+pytestmark = pytest.mark.gpu
+
+ALL = Annotation(
+    pixels="points", pixel_budget=2, several_objects="thickest",
+    statistics=("area", "centroid", "mean_intensity", "perimeter", "presence", "size", "size_closed"),
+)  # fmt: skip
+
+
+def trial_of(method: str, dataset: Dataset) -> Trial:
+    needs = discovery.load(method).needs
+    annotation = DENSE if "dense" in needs else ALL
+    settings = protocol(precision="float32", batch_size=6, iterations=12)
+    return trial_on(
+        dataset, method=method, annotation=annotation, network_settings=NETWORK, protocol=settings
+    )
+
+
+@pytest.mark.parametrize("method", discovery.names())
+def test_a_step_never_waits_for_the_gpu(method: str, dataset: Dataset) -> None:
+    with plain_methods():
+        training = Training(trial_of(method, dataset), dataset, torch.device("cuda"))
+        training.advance(7)  # beyond every warm-up of the memory and of the method
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            training._step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("method", discovery.names())
+def test_the_first_loss_is_the_cpu_s(method: str, dataset: Dataset) -> None:
+    """In evaluation mode, since dropout draws other numbers on each device."""
+    trial = trial_of(method, dataset)
+    losses = []
+    for device in ("cpu", "cuda"):
+        training = Training(trial, dataset, torch.device(device))
+        training.net.eval()
+        training.state.eval()
+        terms = training.method.losses(training.net, training.batches.batch(0), training.state, 0.6)
+        losses.append(terms["partial_cross_entropy" if "partial_cross_entropy" in terms else "total"])
+    # float32 sums in another order; size_gradient draws masks, so only its labelled part could be equal
+    if method != "size_gradient":
+        torch.testing.assert_close(losses[1].cpu(), losses[0], rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_trains_to_the_same_end(dataset: Dataset) -> None:
+    ends = []
+    for precision in ("float32", "auto"):
+        trial = trial_of("full_supervision", dataset)
+        settings = dataclasses.replace(
+            trial.protocol, precision=precision, iterations=60, optimiser="adam", learning_rate=0.01
+        )
+        training = Training(dataclasses.replace(trial, protocol=settings), dataset, torch.device("cuda"))
+        training.advance(60)
+        ends.append(training.validate(["dice"])["dice"])
+    assert abs(ends[0] - ends[1]) < 0.1  # bfloat16 has 8 bits; the toy's Dice ends above 0.5 on the CPU
