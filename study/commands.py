@@ -136,10 +136,10 @@ def _markdown(made: plan.Plan) -> str:
 
 def _summary(made: plan.Plan) -> str:
     wall = made.wall_seconds
-    time = (
-        "" if wall is None else f", {duration(wall[0])} to {duration(wall[1])} on {made.concurrency} at once"
-    )
+    span = "" if wall is None else " to ".join(dict.fromkeys(map(duration, wall)))
+    time = "" if wall is None else f", {span} on {made.concurrency} at once"
     rungs = ", ".join(map(str, made.rungs))
-    stops = f"; trials may stop early at iteration {rungs}" if rungs else ""
+    searches = any(arm.search_trials > 1 for arm in made.arms)
+    stops = f"; trials may stop early at iteration {rungs}" if rungs and searches else ""
     shared = f" after {made.pretrainings} shared pre-trainings" if made.pretrainings else ""
     return f"{made.study}: {made.trials} trials{shared}{time}{stops}."

@@ -208,7 +208,17 @@ def check_arms(study: Study, dataset: Dataset, data: DataSource) -> dict[str, fl
             for stage in stages
         ]
         seconds[arm.name] = float(np.max(costs, axis=0).sum())
+    _label_every_fold(study, dataset, data)
     return seconds
+
+
+def _label_every_fold(study: Study, dataset: Dataset, data: DataSource) -> None:
+    """A class that is labelled in one fold's training images may be missing in another's."""
+    for fold in study.replicates.folds:
+        if fold != study.data.fold:
+            for arm in study.arms:
+                trial = trial_of(study, arm, base_point(study, arm), data, seed=0, fold=fold, test=False)
+                weak_labels(trial, dataset)
 
 
 def _try_out(trial: Trial, dataset: Dataset) -> None:

@@ -71,7 +71,7 @@ def prepare(study: Study, home: Home) -> Prepared:
         if not 0 <= fold < len(dataset.folds):
             raise UserError(
                 f"replicates.folds must lie in 0 .. {len(dataset.folds) - 1}, the folds of {dataset.name}, "
-                f"but got {fold}."
+                f"but got {fold}; use --set replicates.folds=0."
             )
     seconds = plan.check_arms(study, dataset, data)
     return Prepared(study=study, home=home, dataset=dataset, data=data, annotation_seconds=seconds)

@@ -65,7 +65,7 @@ def check_mistake(result, *parts):
 
 
 STUDY_MISTAKES = [
-    (["nosuch"], ["There is no study 'nosuch'.", "Studies: ablation_gradient_samples, "]),
+    (["nosuch"], ["There is no study 'nosuch'.", "Studies: ablation_"]),
     (["smoky"], ["Did you mean 'smoke'?"]),
     (["smoke", "--trials", "0"], ["--trials must be 1 or more, but got 0."]),
     (["smoke", "--replicates", "0"], ["--replicates must be 1 or more, but got 0."]),

@@ -122,3 +122,23 @@ def test_settings_of_the_network_and_the_protocol_are_checked(dataset):
 def test_replicates_on_other_folds_are_planned():
     study = dataclasses.replace(a_study(), replicates=Replicates(seeds=(1, 2), folds=(0, 1, 2)))
     assert a_plan(study).arms[0].confirm_trials == 6
+
+
+def test_the_labels_of_every_fold_are_tried_out(dataset):
+    """Fold 1 trains on an image of one class alone: its scribbles would teach nothing about the other."""
+    masks = np.array(dataset.masks_NHW)
+    masks[7] = 0
+    split = Split(train=np.array([7]), val=np.array([4]), test=np.array([5]))
+    folds = dataclasses.replace(
+        dataset,
+        masks_NHW=masks,
+        folds=(*dataset.folds, split),
+        fold_names=("0", "1"),
+        fingerprint="two folds",
+    )
+    arm = Arm(name="dense", method="full_supervision", annotation=Annotation(pixels="dense"))
+    study = dataclasses.replace(a_study(arms=[arm]), replicates=Replicates(seeds=(1,), folds=(0,)))
+    plan.check_arms(study, folds, DATA)
+    study = dataclasses.replace(study, replicates=Replicates(seeds=(1,), folds=(0, 1)))
+    with pytest.raises(UserError, match=r"1 labelled images \(dense\) hold none of class 1"):
+        plan.check_arms(study, folds, DATA)
