@@ -28,6 +28,8 @@ def study(definition: Study) -> list[Text]:
         lines.append(Text(f"  annotation  {_annotation(arm.annotation)}"))
         lines += [Text(f"  fixed       {key} = {value}") for key, value in arm.settings.items()]
         lines += [Text(f"  protocol    {key} = {value}") for key, value in arm.protocol.items()]
+        if arm.longer > 1:
+            lines.append(Text(f"  trains      {arm.longer} x the iterations"))
         if arm.pretraining is not None:
             stage = arm.pretraining
             lines.append(Text(f"  starts from {stage.method}, {_annotation(stage.annotation)}"))
