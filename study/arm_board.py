@@ -110,12 +110,14 @@ class ArmBoard:
         elif self.searched():
             yield from self._confirmations()
 
-    def search_job(self, attempt: Attempt) -> Job:
-        trial = trial_of(
+    def search_trial(self, attempt: Attempt) -> Trial:
+        return trial_of(
             self.study, self.arm, attempt.parameters, self.data,
             seed=self.study.search.seed, fold=self.study.data.fold, test=False,
         )  # fmt: skip
-        return self._job("search", attempt.number, trial, attempt.parameters)
+
+    def search_job(self, attempt: Attempt) -> Job:
+        return self._job("search", attempt.number, self.search_trial(attempt), attempt.parameters)
 
     def _confirmations(self) -> Iterator[Job]:
         best = self.selected()

@@ -90,7 +90,7 @@ class Board:
     def _recall(self, board: ArmBoard, row: TrialRow) -> None:
         if row.number == len(board.attempts):  # the database was lost; the ledger was not
             self._add_attempt(board, Attempt(row.number, row.parameters), row.key)
-        if board.search_job(board.attempts[row.number]).row.key != row.key:
+        if board.search_trial(board.attempts[row.number]).key() != row.key:
             raise UserError(
                 f"Trial {row.number} of arm {row.arm!r} must be the one that was started, but the data set, "
                 "the program or Optuna's database has changed since; restore it, or use --fork NAME or "

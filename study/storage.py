@@ -68,11 +68,14 @@ class ArmStore:
         )
         self.worst = 0.0 if greater_is_better else float("inf")
         self.ids: dict[int, int] = {}
+        self.told: set[int] = set()
+        """Numbers of the trials that the database holds as ended."""
 
     def load(self) -> list[Attempt]:
         """All trials in the order of their numbers."""
         trials = self.study.get_trials(deepcopy=False)
         self.ids = {t.number: t._trial_id for t in trials}
+        self.told = {t.number for t in trials if t.state.is_finished()}
         return [_attempt(t) for t in trials]
 
     def add(self, attempt: Attempt, distributions: Mapping[str, BaseDistribution], key: str) -> None:
@@ -94,6 +97,9 @@ class ArmStore:
 
     def tell(self, attempt: Attempt) -> None:
         """COMPLETE at full length, with the worst value without one of its own; PRUNED; FAIL. Idempotent."""
+        if attempt.number in self.told:
+            return
+        self.told.add(attempt.number)
         trial_id = self.ids[attempt.number]
         if self.storage.get_trial(trial_id).state.is_finished():
             return

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
+from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from search_spaces import UserError, nearest
@@ -21,16 +24,27 @@ def names() -> list[str]:
 
 def load(name: str) -> type[AbstractMethod]:
     """The one class defined in `trainables/methods/<name>.py`. Raises UserError for an unknown name."""
-    known = names()
-    if name not in known:
-        raise UserError(f"There is no method {name!r}.{nearest(name, known)} Methods: {', '.join(known)}.")
+    loaded = sys.modules.get(f"trainables.methods.{name}")
+    if loaded is None:  # the folder is not listed again for every trial of a study
+        known = names()
+        if name not in known:
+            raise UserError(
+                f"There is no method {name!r}.{nearest(name, known)} Methods: {', '.join(known)}."
+            )
+        loaded = importlib.import_module(f"trainables.methods.{name}")
+    return _method_in(loaded)
+
+
+@cache
+def _method_in(module: ModuleType) -> type[AbstractMethod]:
     base: type[AbstractMethod] = importlib.import_module("trainables.method").AbstractMethod
-    module = importlib.import_module(f"trainables.methods.{name}")
     found = [
         cls
         for _, cls in inspect.getmembers(module, inspect.isclass)
         if cls.__module__ == module.__name__ and issubclass(cls, base)
     ]
     if len(found) != 1:
-        raise TypeError(f"trainables/methods/{name}.py must define exactly one method, found {found}.")
+        raise TypeError(
+            f"{module.__name__.replace('.', '/')}.py must define exactly one method, found {found}."
+        )
     return found[0]

@@ -50,6 +50,14 @@ class NoOp(tune.Trainable):
         """Nothing to load."""
 
 
+class OneSecond(NoOp):
+    """Takes a second, so that what lies between two trials can be told from the trials."""
+
+    def step(self) -> dict[str, Any]:
+        time.sleep(1.0)
+        return super().step()
+
+
 def study(trials: int) -> Study:
     """Two arms of `trials` / 2 each, TPE as in stock OptunaSearch, one report a trial."""
     arms = tuple(
@@ -71,7 +79,7 @@ def study(trials: int) -> Study:
     )
 
 
-def ours(trials: int) -> tuple[float, int, int]:
+def ours(trials: int, trainable: type = NoOp) -> tuple[float, int, int]:
     """Seconds, trials and the driver's peak memory in KiB of a whole run with ledger, Optuna and MLflow."""
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room) / "noop"
@@ -96,13 +104,19 @@ def ours(trials: int) -> tuple[float, int, int]:
         machine, slots = engine.connect(Machine())
         started = time.perf_counter()
         try:
-            engine.run(board, machine, slots, folder, trainable=NoOp)
+            engine.run(board, machine, slots, folder, trainable=trainable)
             tracker.close(300.0)
             seconds = time.perf_counter() - started
         finally:
             engine.disconnect()
         count = sum(len(arm.rows) + len(arm.confirmed) for arm in board.arms.values())
         return seconds, count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def over_ideal(trials: int) -> list[float]:
+    """Seconds of a run of one-second trials on all slots over the seconds that the trials alone take."""
+    seconds, count, _ = ours(trials, OneSecond)
+    return [seconds * engine.available_cores() / count]
 
 
 def stock(trials: int) -> tuple[float, int]:

@@ -16,10 +16,10 @@ import pytest
 pytestmark = pytest.mark.timeout(1800)
 
 
-def measured(function: str, trials: int) -> list[float]:
-    """The numbers that `tests.benchmarks.noop.<function>(trials)` returns in a fresh process."""
-    call = f"print('RESULT', json.dumps(noop.{function}({trials})))"
-    code = f"import json; from tests.benchmarks import noop; {call}"
+def measured(function: str, trials: int | str, module: str = "noop") -> list[float]:
+    """The numbers that `tests.benchmarks.<module>.<function>(trials)` returns in a fresh process."""
+    call = f"print('RESULT', json.dumps({module}.{function}({trials})))"
+    code = f"import json; from tests.benchmarks import {module}; {call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert lines, done.stderr[-2000:]
@@ -46,3 +46,21 @@ def test_driver_time_and_memory_stay_flat(benchmark: Any, ratio: Callable[[str, 
     many_seconds, many, many_memory = benchmark.pedantic(measured, ("ours", 2000), rounds=1)
     ratio("seconds per trial, 2,000 trials over 100", (many_seconds / many) / (few_seconds / few), "flat: 1")
     ratio("driver's peak memory, 2,000 trials over 100", many_memory / few_memory, "flat: 1")
+
+
+def test_a_large_study_is_taken_up_and_looked_at(
+    benchmark: Any, ratio: Callable[[str, float, str], None]
+) -> None:
+    """Of 10,000 trials; of 500 with a thousand metrics each beside those of 500 without."""
+    resume, status, report = benchmark.pedantic(measured, ("taken_up", 10_000, "large"), rounds=1)
+    ratio("seconds until the first job of a continued study of 10,000 trials", resume, "<= 5")
+    ratio("seconds of its status", status, "<= 5")
+    ratio("seconds of its answer", report, "<= 5")
+    few, _, _ = measured("taken_up", 500, "large")
+    many, _, _ = measured("taken_up", "500, 1000", "large")
+    ratio("taking up trials of 1,000 metrics over trials of 2", many / few, "-")
+
+
+def test_what_lies_between_trials(benchmark: Any, ratio: Callable[[str, float, str], None]) -> None:
+    over = benchmark.pedantic(measured, ("over_ideal", 200), rounds=1)[0]
+    ratio("200 one-second trials on all slots, wall seconds over the ideal", over, "<= 1.05")

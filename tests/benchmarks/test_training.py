@@ -18,6 +18,7 @@ from study.home import Home
 from study.results import Ledger
 from study.spec import Data
 from tests.benchmarks.measure import interleaved, stepper
+from trainables import trainable
 from trainables.annotations import Annotation
 from trainables.loop import Training
 from trainables.protocol import Protocol
@@ -75,6 +76,35 @@ def test_heavy_augmentation_cost_per_step(
     benchmark.pedantic(heavy.batch, (1,), rounds=5)
     ratio("what heavy augmentation adds, over a bare training step (U-Net of width 8 and 4 levels, 128x128, "
           "batch 12, CPU)", (heavy_s - light_s) / step_s, "<= 0.05")  # fmt: skip
+
+
+def test_checkpoint_cost_per_interval(
+    benchmark: Any, ratio: Callable[[str, float, str], None], tmp_path: Path
+) -> None:
+    """A checkpoint after each of six reports of the study that the README runs first."""
+    torch.set_num_threads(1)
+    study = discovery.load("ablation_pixels")
+    dataset, data = datasets.open_data(study.data, Home(tmp_path))
+    arm = study.arm("statistic + 5 pixels")
+    trial = plan.trial_of(study, arm, {}, data, seed=0, fold=0, test=False)
+    training = Training(trial, dataset, torch.device("cpu"))
+    training.advance(1)
+    until = trial.protocol.report_points()[0]
+    path = tmp_path / "checkpoint.pt"
+
+    def write() -> None:
+        trainable._write(path, {"training": training.state_dict(), "result": {}})
+
+    started = time.perf_counter()
+    training.advance(until)
+    interval = time.perf_counter() - started
+    started = time.perf_counter()
+    for _ in range(10):
+        write()
+    checkpoint = (time.perf_counter() - started) / 10
+    benchmark.pedantic(write, rounds=5)
+    ratio("a checkpoint over the training between two reports (ablation_pixels)", checkpoint / interval,
+          "<= 0.02")  # fmt: skip
 
 
 def test_share_of_wall_time_in_training(
