@@ -26,14 +26,15 @@ def _scribbles(seconds: float) -> Annotation:
 
 def _others(seconds: float) -> tuple[Arm, ...]:
     suffix = f", {seconds:g} s"
+    masks = click_arms.full(f"masks{suffix}", seconds_per_image=seconds)
     return (
         *(click_arms.arm(name, _scribbles(seconds), suffix=f", scribbles{suffix}") for name in FOLLOWED),
-        click_arms.full(f"masks{suffix}", seconds_per_image=seconds),
+        *((masks,) if seconds >= SECONDS else ()),  # LESS pays for so few that a class may be in none of them
     )
 
 
 def define() -> Study:
-    """Every method with clicks at one budget; three of them, scribbles and masks at less and more as well."""
+    """Every method with clicks at one budget; three of them, and scribbles, at less and at more as well."""
     equal = (*click_arms.weak(_clicks(SECONDS), suffix=f", {SECONDS:g} s"), *_others(SECONDS))
     less, more = (
         (*(click_arms.arm(name, _clicks(s), suffix=f", {s:g} s") for name in FOLLOWED), *_others(s))

@@ -7,12 +7,14 @@ import types
 import pytest
 
 from search_spaces import UserError
-from study import click_arms, discovery, studies
+from study import click_arms, datasets, discovery, plan, studies
 from study.arm_board import rung_iterations
+from study.home import Home
 from study.plan import trial_of
 from study.spec import base_point
 from tests.unit.study.conftest import DATA, a_study
 from trainables import discovery as methods
+from trainables.batches import weak_labels
 
 ALL = discovery.names()
 
@@ -73,6 +75,19 @@ def test_the_edge_filter_is_the_only_difference_within_a_pair():
         assert one.pretraining.key() == other.pretraining.key()
         assert (one.protocol.edge_filter, other.protocol.edge_filter) == (50, 0)
         assert dataclasses.replace(one, protocol=other.protocol) == other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["annotation_cost", "ablation_points", "ablation_point_placement"])
+def test_the_phantoms_hold_what_every_arm_asks_of_them(name, tmp_path):
+    """A budget that pays for too few masks leaves a class without any."""
+    study = discovery.load(name)
+    home = Home(tmp_path)
+    dataset, data = datasets.open_data(study.data, home)
+    for seed in study.replicates.seeds:
+        for arm in study.arms:
+            weak_labels(trial_of(study, arm, {}, data, seed=seed, fold=0, test=False), dataset)
+    assert set(plan.check_arms(study, dataset, data)) == {arm.name for arm in study.arms}
 
 
 def test_an_unknown_study_is_named_with_the_near_one():
