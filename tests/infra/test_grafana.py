@@ -12,6 +12,9 @@ import pytest
 
 from tests.infra.files import DASHBOARDS, INFRA, compose, document
 
+ON_GPUS = {"ray_node_gpus_utilization", "ray_node_gram_used"}
+"""What only a node with a GPU exports; `test_servers.py` finds the rest at a node that runs."""
+
 PROVISIONING = INFRA / "grafana" / "provisioning"
 
 
@@ -73,6 +76,19 @@ def test_every_query_asks_ray() -> None:
     for expression in expressions():
         assert selectors(expression), expression
         assert expression.count("(") == expression.count(")")
+
+
+def test_ray_names_the_measurements_of_gpus() -> None:
+    from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
+
+    known = {
+        f"ray_{one.name}": {tag.key if hasattr(tag, "key") else str(tag) for tag in one.view.columns}
+        for one in METRICS_GAUGES.values()
+    }
+    asked = [found for one in expressions() for found in selectors(one) if found[0] in ON_GPUS]
+    assert {metric for metric, _ in asked} == ON_GPUS
+    for metric, labels in asked:
+        assert labels - {"instance"} <= known[metric], metric  # Prometheus adds the instance
 
 
 def test_promtool_reads_prometheus_file() -> None:
