@@ -1,5 +1,5 @@
-"""Ray's head and MLflow's server, really started by the commands of compose.yaml, and asked what Docker,
-Prometheus and Grafana would ask them. Ports, folders and the database are the test's own.
+"""Ray's nodes and the servers, really started by the commands of compose.yaml, and asked what Docker,
+Prometheus, Grafana and a study would ask them. Ports and folders are the test's own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pytest
 
 from search_spaces import UserError
 from study import storage
-from tests.infra.files import INFRA, SECRETS, compose, interpolated, words
+from tests.infra.files import INFRA, ROOT, SECRETS, compose, interpolated, words
 from tests.infra.test_grafana import ON_GPUS, expressions, selectors
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(280)]
@@ -84,7 +84,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, log: Path) -> None
 
 
 @contextlib.contextmanager
-def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
+def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Runs it in a session of its own, and ends all of that; never by name: others use Ray here too."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "STUDY_"))}
     with log.open("w") as out:
@@ -96,7 +96,7 @@ def started(command: list[str], environment: dict[str, str], log: Path) -> Itera
             start_new_session=True,
         )
     try:
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -116,26 +116,26 @@ def health(name: str, port: int) -> str:
     return re.sub(r":\d+/", f":{port}/", service(name)["healthcheck"]["test"][-1])
 
 
-class Head:
-    def __init__(self, folder: Path) -> None:
-        gcs, self.dashboard, self.metrics, self.agent, client = free_ports(5)
-        self.address, self.log = f"127.0.0.1:{gcs}", folder / "head.log"
-        own = ["--ray-client-server-port", str(client), "--dashboard-agent-listen-port", str(self.agent)]
+class Node:
+    """A service of compose.yaml that runs `ray start`; `changes` are other values of its options."""
+
+    def __init__(self, name: str, folder: Path, **changes: object) -> None:
+        self.metrics, self.agent = free_ports(2)
+        self.log = folder / f"{name}.log"
         self.command = [
             *instead(
-                words(service("head")["command"]),
-                port=gcs,
-                num_cpus=1,  # for the driver below: the test has no worker
-                dashboard_host="127.0.0.1",
-                dashboard_port=self.dashboard,
+                words(service(name)["command"]),
                 metrics_export_port=self.metrics,
                 object_store_memory=100_000_000,
+                **changes,
             ),
-            *own,
-            "--temp-dir",
-            str(folder / "r"),
+            *("--dashboard-agent-listen-port", str(self.agent)),
+            *("--temp-dir", str(folder / "r")),
         ]
-        self.environment = {**service("head")["environment"], "RAY_ADDRESS": self.address}
+        self.environment: dict[str, str] = service(name)["environment"]
+
+    def healthy(self) -> bool:
+        return answer(health("worker", self.agent)) == (200, "success")
 
     def exported(self) -> dict[str, set[str]]:
         """The labels of every metric that Prometheus would read now."""
@@ -147,42 +147,65 @@ class Head:
         return found
 
 
+class Cluster:
+    """The head and one worker."""
+
+    def __init__(self, folder: Path) -> None:
+        gcs, self.dashboard, client = free_ports(3)
+        self.address = f"127.0.0.1:{gcs}"
+        self.head = Node("head", folder, port=gcs, dashboard_host="127.0.0.1", dashboard_port=self.dashboard)
+        self.head.command += ["--ray-client-server-port", str(client)]
+        self.head.environment["RAY_ADDRESS"] = self.address
+        self.worker = Node("worker", folder, address=self.address)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        head, worker = self.head, self.worker
+        with started(head.command, head.environment, head.log):
+            wait_until(lambda: answer(health("head", self.dashboard))[0] == 200, 100, head.log)
+            with started(worker.command, worker.environment, worker.log):
+                wait_until(lambda: head.healthy() and worker.healthy(), 100, worker.log)
+                yield
+
+    def exported(self) -> dict[str, set[str]]:
+        both = self.head.exported(), self.worker.exported()
+        return {name: both[0].get(name, set()) | both[1].get(name, set()) for name in {*both[0], *both[1]}}
+
+
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """The head's folder is short: the paths of sockets may not be long."""
-    with tempfile.TemporaryDirectory(prefix="head") as folder:
-        one = Head(Path(folder))
-        with started(one.command, one.environment, one.log):
-            wait_until(lambda: answer(health("head", one.dashboard))[0] == 200, 100, one.log)
-            wait_until(lambda: answer(health("worker", one.agent))[0] == 200, 60, one.log)
+def cluster() -> Iterator[Cluster]:
+    """Its folder has a short name: the paths of sockets may not be long."""
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        one = Cluster(Path(folder))
+        with one.running():
             yield one
 
 
-def test_health_checks_speak_the_truth_and_need_no_token(head: Head) -> None:
-    assert answer(health("head", head.dashboard)) == (200, "success")
-    assert answer(health("worker", head.agent)) == (200, "success")
+def test_health_checks_speak_the_truth_and_need_no_token(cluster: Cluster) -> None:
+    assert answer(health("head", cluster.dashboard)) == (200, "success")
+    assert cluster.worker.healthy()
     assert answer(health("head", free_ports(1)[0]))[0] == 0
 
 
-def test_only_who_has_the_token_may_start_programs(head: Head) -> None:
-    jobs = f"http://127.0.0.1:{head.dashboard}/api/jobs/"
+def test_only_who_has_the_token_may_start_programs(cluster: Cluster) -> None:
+    jobs = f"http://127.0.0.1:{cluster.dashboard}/api/jobs/"
     assert answer(jobs)[0] == 401
     assert answer(jobs, Authorization="Bearer " + "b" * 32)[0] in (401, 403)
     assert answer(jobs, Authorization=f"Bearer {SECRETS['RAY_AUTH_TOKEN']}")[0] == 200
 
 
 @pytest.fixture(scope="module")
-def exported(head: Head, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """What the node exports while a trial is at work, and another has lost its process."""
+def exported(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What the nodes export while a trial is at work, and another has lost its process."""
     folder = tmp_path_factory.mktemp("driver")
     (folder / "driver.py").write_text(DRIVER)
     log = folder / "driver.log"
-    with started(["python", str(folder / "driver.py"), head.address], head.environment, log):
+    with started(["python", str(folder / "driver.py"), cluster.address], cluster.head.environment, log):
         wait_until(lambda: "at work" in log.read_text(), 100, log)
         wanted = {metric for one in expressions() for metric, _ in selectors(one)} - ON_GPUS
         with contextlib.suppress(AssertionError):  # the test below names what is missing
-            wait_until(lambda: wanted <= set(head.exported()), 45, log)
-        return head.exported()
+            wait_until(lambda: wanted <= set(cluster.exported()), 45, log)
+        return cluster.exported()
 
 
 def test_every_query_of_the_dashboard_is_exported(exported: dict[str, set[str]]) -> None:
@@ -301,10 +324,32 @@ def test_mlflow_and_optuna_keep_their_records_in_postgresql(
     pytest.importorskip("psycopg")
     with mlflow_server(tmp_path, lambda url: local(url, postgresql)) as port:
         assert answer(f"http://127.0.0.1:{port}/{SEARCH}")[0] == 200
-    told = service("head")["environment"]
+    told: dict[str, str] = service("head")["environment"]
     url = local(told["STUDY_OPTUNA_STORAGE"], postgresql)
     monkeypatch.delenv("PGPASSWORD", raising=False)
     with pytest.raises(UserError, match="password"):
         storage.open_storage(tmp_path, url)
     monkeypatch.setenv("PGPASSWORD", told["PGPASSWORD"])
     assert storage.open_storage(tmp_path, url).get_all_studies() == []
+
+
+def test_a_study_runs_as_in_the_head(cluster: Cluster, mlflow: int, postgresql: int, tmp_path: Path) -> None:
+    """`docker compose exec head python -m study run`: the environment says where everything is."""
+    pytest.importorskip("psycopg")
+    told = cluster.head.environment
+    environment = {
+        **told,
+        "STUDY_HOME": str(tmp_path / "runs"),
+        "STUDY_OPTUNA_STORAGE": local(told["STUDY_OPTUNA_STORAGE"], postgresql),
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow}",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    log = tmp_path / "log"
+    command = ["python", "-m", "study", "run", "smoke", "--set", "iterations=8"]
+    with started(command, environment, log) as process:
+        wait_until(lambda: process.poll() is not None, 240, log)
+    assert process.returncode == 0, log.read_text()[-3000:]
+    assert answer(f"http://127.0.0.1:{mlflow}/{SEARCH}&filter=name%3D%27smoke%27")[1].count('"smoke"') >= 1
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+    assert not list((tmp_path / "runs" / "smoke").glob("optuna.db*"))
