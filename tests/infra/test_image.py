@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import tomllib
 
@@ -69,7 +68,6 @@ def test_every_node_has_the_same_ray(arguments: dict[str, str]) -> None:
     version = arguments["RAY_VERSION"]
     ray = ray_of_the_project()
     assert ray.specifier.contains(version)
-    assert version == importlib.metadata.version("ray"), "the tests run another Ray than the image holds"
     for name, path in {"raycluster.yaml": ("spec",), "rayjob.yaml": ("spec", "rayClusterSpec")}.items():
         spec = document(INFRA / "kuberay" / name)
         for key in path:
