@@ -1,4 +1,4 @@
-"""slurm.sh with Ray and a study as they are, on a job of one node; only Slurm's own programs are stand-ins."""
+"""slurm.sh with Ray and a study as they are, on a job of one node; Slurm's own programs are stand-ins."""
 
 from __future__ import annotations
 
