@@ -117,5 +117,5 @@ def test_extras_that_are_installed_exist() -> None:
         if path.is_file()
         for extra in re.findall(r"(?:/source|study|\.)\[(\w+)\]", path.read_text())
     }
-    assert named == {"postgres"}
+    assert named == {"postgresql"}
     assert named <= set(extras)
