@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy
+
 from search_spaces import UserError
-from study.delivery import Delivery, reason_of
+from study.delivery import Delivery, is_disturbance, reason_of
+from study.masking import masked, scrubbed
 from study.results import TrialRow
 from study.run_format import LONGEST_DIGEST, LONGEST_TAG, Point, chunks, clean, now, run_name
 from study.tracked_runs import ArmRuns, Artifacts, TrialRuns
@@ -56,14 +58,15 @@ class Runs:
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        # With a bare database the default for artifacts is the current folder.
+        served = uri.startswith(("http://", "https://"))
         if uri.startswith(_SQLITE):
             _prepare_sqlite(Path(uri.removeprefix(_SQLITE).partition("?")[0]))
+        elif not served:
+            _knock(uri)
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         self._spec_json = spec_json
         self._dataset = dataset
-        served = uri.startswith(
-            ("http://", "https://")
-        )  # with a bare database the default is the current folder
         self._experiment = self._find_experiment(experiment_name, None if served else artifacts.as_uri())
         for key, value in experiment_tags.items():
             self._client.set_experiment_tag(self._experiment, key, value[:LONGEST_TAG])
@@ -101,6 +104,10 @@ class Runs:
         short = {key: text[:LONGEST_TAG] for key, text in tags.items()}
         run = self._client.create_run(self._experiment, start_time=milliseconds, tags=short, run_name=name)
         return str(run.info.run_id)
+
+    def delete(self, run_id: str) -> None:
+        """Out of every list; MLflow keeps it among its deleted ones."""
+        self._client.delete_run(run_id)
 
     def resume(self, run_id: str) -> None:
         """RUNNING again."""
@@ -209,7 +216,7 @@ class Tracker:
     ) -> None:
         home = home.absolute()
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{home / 'mlflow.db'}"
-        self.uri = re.sub(r"(?<=://)[^/@]*@", "***@", uri)
+        self.uri = masked(uri)
         """Where the runs are, without the password."""
         tags = {
             "mlflow.experiment.primaryMetric.name": clean(metric),
@@ -217,6 +224,7 @@ class Tracker:
             "mlflow.note.content": question,
         }
         self._open = partial(Runs, uri, study, tags, home / "mlartifacts" / study, spec_json, dataset)
+        self._reason = lambda error: scrubbed(reason_of(error), uri)
         self._metric = metric
         self._arms: ArmRuns
         self._trials: TrialRuns
@@ -238,11 +246,13 @@ class Tracker:
                 self._arms.run_of(arm)
         except Exception as error:  # of network, database or disk, under whatever name the client raises it
             raise UserError(
-                f"MLflow at {self.uri} cannot be used ({reason_of(error)}): start that server, correct the "
-                "address (MLFLOW_TRACKING_URI), or give none to track in a local file."
+                f"MLflow at {self.uri} cannot be used ({self._reason(error)}): start that server, correct "
+                "the address (MLFLOW_TRACKING_URI), or give none to track in a local file."
             ) from error
         self._trials = TrialRuns(runs, self._arms, self._metric)
-        self._delivery = Delivery(f"MLflow at {self.uri}", runs.answers)
+        self._delivery = Delivery(
+            f"MLflow at {self.uri}", runs.answers, disturbed=_is_disturbance, reason=self._reason
+        )
         for arm in self._arms.ids:
             self._put(f"the description of {arm!r}", partial(self._arms.describe, arm))
 
@@ -266,20 +276,24 @@ class Tracker:
 
     def answered(self, texts: Mapping[str, str], arm_metrics: Mapping[str, Mapping[str, float]]) -> None:
         """The study is complete: texts (file name -> content) and metrics on the arms, which are FINISHED."""
+        self._put("the look for runs that came twice", lambda: self._trials.settle())
         self._put("the answer", lambda: self._arms.answer(texts, arm_metrics))
 
     def interrupted(self) -> None:
         """No run stays RUNNING: arms and unfinished trials are KILLED until the study is resumed."""
+        self._put("the look for runs that came twice", lambda: self._trials.settle())
         self._put("the interruption of trials", lambda: self._trials.interrupt())
         self._put("the interruption of arms", lambda: self._arms.interrupt())
 
-    def reconcile(self, rows: Sequence[TrialRow]) -> None:
+    def reconcile(
+        self, rows: Sequence[TrialRow], artifacts: Callable[[TrialRow], Artifacts] = lambda row: ()
+    ) -> None:
         """Make MLflow agree with the ledger; after `start`, before the first trial.
 
-        Final trials that are missing or shown otherwise are written from their rows. Runs that are RUNNING
-        without a final row become KILLED; `trial_started` takes up those that continue.
+        Final trials that are missing or shown otherwise are written from their rows, with their artifacts.
+        Runs that are RUNNING without a final row become KILLED; `trial_started` takes up those that continue.
         """
-        self._put("the reconciliation", lambda: self._trials.reconcile(rows))
+        self._put("the reconciliation", lambda: self._trials.reconcile(rows, artifacts))
 
     def close(self, timeout: float = 10.0) -> None:
         """Deliver what is queued within `timeout` seconds; the next reconciliation does the rest."""
@@ -294,6 +308,23 @@ class Tracker:
         if self._delivery is None:
             raise RuntimeError("Tracker.start() comes first")
         self._delivery.put(subject, call)
+
+
+def _is_disturbance(error: Exception) -> bool:
+    """A lost connection, or a server that says itself that it, or its database, is in trouble."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is None and hasattr(error, "get_http_status_code"):
+        status = error.get_http_status_code()
+    return is_disturbance(error) or (status is not None and (status >= 500 or status == 429))
+
+
+def _knock(uri: str) -> None:
+    """Opens a database with a server before MLflow does, which tries a hopeless one for minutes."""
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _prepare_sqlite(path: Path) -> None:
