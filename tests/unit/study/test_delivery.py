@@ -90,13 +90,9 @@ def test_an_outage_forgives_the_refusals_before_it() -> None:
 
 
 def test_what_counts_as_a_broken_line_is_found_behind_a_library_s_own_error() -> None:
-    try:
-        try:
-            raise ConnectionResetError("reset by peer")
-        except OSError as error:
-            raise RuntimeError("API request failed") from error
-    except RuntimeError as wrapped:
-        assert delivery.is_disturbance(wrapped)
+    wrapped = RuntimeError("API request failed")
+    wrapped.__cause__ = ConnectionResetError("reset by peer")
+    assert delivery.is_disturbance(wrapped)
     assert not delivery.is_disturbance(FileNotFoundError("no such picture"))
 
 
