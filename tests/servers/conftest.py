@@ -12,12 +12,9 @@ import pytest
 from tests.chaos.conftest import undisturbed
 from tests.chaos.harness import Driver
 from tests.ray.conftest import dataset, schema
+from tests.servers.servers import MlflowServer, Postgres, account, program
 
 __all__ = ["dataset", "schema", "undisturbed"]
-
-pytest.importorskip("psycopg", reason="the extra `postgresql` is not installed")
-
-from tests.servers.servers import MlflowServer, Postgres, account, program
 
 Start = Callable[..., Driver]
 

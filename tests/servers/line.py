@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -124,3 +126,36 @@ def at_half_of_an_upload(do: Callable[[], None]) -> Fault:
         return True
 
     return fault
+
+
+class DatabaseLine:
+    """Passes PostgreSQL's protocol on; loses the answer to a COMMIT that the database carried out."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.to_lose, self.lost = port, 0, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.own_port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.port))
+                for source, target in ((client, server), (server, client)):
+                    arguments = (source, target, source is client)
+                    threading.Thread(target=self._pass_on, args=arguments, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, asking: bool) -> None:
+        with contextlib.suppress(OSError), source, target:
+            while data := source.recv(1 << 16):
+                if asking and b"COMMIT" in data and self.lost < self.to_lose:
+                    self.lost += 1
+                    source.shutdown(socket.SHUT_RDWR)  # first: the answer must find nobody
+                    target.sendall(data)
+                    time.sleep(0.5)
+                    return
+                target.sendall(data)
+
+    def close(self) -> None:
+        self.listener.close()

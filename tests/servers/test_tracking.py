@@ -14,10 +14,11 @@ from typing import Any
 import mlflow
 import pytest
 
+from search_spaces import UserError
 from study.tracking import Tracker
 from tests.servers.line import Line, at_half_of_an_upload, carrying_out_late, losing_every_answer_once
-from tests.servers.servers import MlflowServer, Postgres, until
-from tests.unit.study.test_tracking import report, tracker, trial
+from tests.servers.servers import SECRETS, MlflowServer, Postgres, until
+from tests.unit.study.test_tracking import STUDY, report, tracker, trial
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
@@ -173,6 +174,33 @@ def test_its_database_is_away(setting: Setting, postgres: Postgres, caplog: pyte
     assert "skipped" not in caplog.text
     (run,) = setting.runs()
     assert (run.info.status, setting.points(run)) == ("FINISHED", [(100, 0.25), (200, 0.5)])
+
+
+def test_straight_into_postgresql_without_a_server(
+    postgres: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its address with the password is MLflow's own; an outage is the same as a server's."""
+    uri = postgres.create(f"mlflow_{uuid.uuid4().hex}")
+    target = tracker(tmp_path, tracking_uri=uri)
+    target.start(["points"])
+    target.trial_started(trial(0))
+    postgres.stop()
+    report(target, 0, 100, 200)
+    until(lambda: "events are kept" in caplog.text, "the outage's being noticed", 60)
+    with pytest.raises(
+        UserError, match=r"^MLflow at postgresql\+psycopg://\*\*\*@127.* cannot be used"
+    ) as absent:
+        tracker(tmp_path, tracking_uri=uri).start(["points"])
+    postgres.start()
+    target.trial_ended(trial(0, "finished"))
+    target.close(PATIENCE)
+    assert not any(secret in caplog.text + str(absent.value) for secret in SECRETS)
+    client: Any = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(STUDY)
+    found = client.search_runs([experiment.experiment_id], "tags.`study.kind` = 'trial'")
+    assert [run.info.status for run in found] == ["FINISHED"]
+    history = client.get_metric_history(found[0].info.run_id, "dice")
+    assert sorted((point.step, point.value) for point in history) == [(100, 0.25), (200, 0.5)]
 
 
 def test_the_server_refuses_a_foreign_host(mlflow_server: MlflowServer) -> None:

@@ -412,6 +412,33 @@ def test_an_answer_that_was_lost_on_the_way_makes_no_second_run(
     assert View(home).trial().data.params["learning_rate"] == "0.001"
 
 
+def test_a_trial_that_the_ledger_knows_alone_is_delivered_with_its_pictures(
+    home: Path, tmp_path: Path
+) -> None:
+    """Its driver died while MLflow was away."""
+    (tmp_path / "samples.png").write_bytes(b"picture")
+    target = started(home)
+    target.reconcile([trial(0, "finished")], lambda row: [(tmp_path / "samples.png", f"of {row.key}")])
+    target.close(PATIENCE)
+    view = View(home)
+    assert view.text(view.trial(), "of key0/samples.png") == "picture"
+
+
+def test_of_two_runs_of_one_trial_the_one_with_its_end_is_kept(home: Path) -> None:
+    """Left by a creation that MLflow carried out after a dead driver had given it up and repeated it."""
+    first = started(home)
+    first.trial_ended(trial(0, "finished"))
+    first.close(PATIENCE)
+    view = View(home)
+    tags = {name: text for name, text in view.trial().data.tags.items() if name.startswith("study.")}
+    for _ in range(3):  # ids are random: kept must be the ended one wherever it sorts
+        view.client.create_run(view.experiment.experiment_id, tags={**tags, "study.state": "running"})
+    second = started(home)
+    second.reconcile([trial(0, "finished")])
+    second.close(PATIENCE)
+    assert View(home).trial().info.run_id == view.trial().info.run_id
+
+
 def test_what_mlflow_refuses_is_named_and_the_rest_goes_on(
     home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
