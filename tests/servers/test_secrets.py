@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ def found_in(text: str) -> list[str]:
 
 
 def files_with_secrets(*folders: Path) -> list[Path]:
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    assert files
-    return [path for path in files if found_in(path.read_bytes().decode(errors="replace"))]
+    """Of all files below the folders, of which each has some."""
+    files = [[path for path in folder.rglob("*") if path.is_file()] for folder in folders]
+    assert all(files)
+    return [path for path in chain(*files) if found_in(path.read_bytes().decode(errors="replace"))]
 
 
 def command_lines(one: Driver) -> Iterator[str]:
@@ -87,7 +89,7 @@ def test_no_trace_of_a_password(servers: Servers, postgres: Postgres, ray_folder
     studies = [
         optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)
     ]
-    assert not found_in(repr([(study.user_attrs, study.system_attrs, study.trials) for study in studies]))
+    assert not found_in(repr([(study.user_attrs, study.trials) for study in studies]))
     for command in ("status", "report"):
         look = servers.begin(command, driver.NAME, STUDY_OPTUNA_STORAGE=servers.optuna_url)
         assert not found_in(ended(look) + look.output.read_text())
