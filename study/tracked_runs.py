@@ -25,7 +25,7 @@ from study.run_format import (
 )
 
 if TYPE_CHECKING:
-    from study.tracking import Runs
+    from study.mlflow_runs import Runs
 
 Artifacts = Sequence[tuple[Path, str]]
 """(file, folder within the run, "" for its root)."""

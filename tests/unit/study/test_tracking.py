@@ -16,8 +16,9 @@ import pytest
 from mlflow.entities import Run
 
 from search_spaces import UserError
+from study.mlflow_runs import ENVIRONMENT, _prepare_sqlite
 from study.results import TrialRow
-from study.tracking import _ENVIRONMENT, Tracker, _prepare_sqlite
+from study.tracking import Tracker
 
 STUDY = "pixels"
 PATIENCE = 30.0  # only to turn a hang into a failure: the queue is empty within milliseconds
@@ -26,7 +27,7 @@ PATIENCE = 30.0  # only to turn a hang into a failure: the queue is empty within
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """`start` sets variables for the process; the next test must not inherit them."""
-    for name in (*_ENVIRONMENT, "MLFLOW_TRACKING_URI"):
+    for name in (*ENVIRONMENT, "MLFLOW_TRACKING_URI"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -517,7 +518,7 @@ def test_a_database_whose_making_was_cut_off_is_made_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as first_seconds:
-        first_seconds.setattr("study.tracking.os.link", killed)
+        first_seconds.setattr("study.mlflow_runs.os.link", killed)
         with pytest.raises(KeyboardInterrupt):
             tracker(tmp_path).start(["points"])
     assert not (tmp_path / "mlflow.db").exists()
@@ -536,7 +537,7 @@ def test_a_database_that_another_driver_just_made_is_kept(
         path.write_bytes(theirs)
         link(draft, path)
 
-    monkeypatch.setattr("study.tracking.os.link", too_late)
+    monkeypatch.setattr("study.mlflow_runs.os.link", too_late)
     _prepare_sqlite(target)
     assert target.read_bytes() == theirs
     assert list(target.parent.iterdir()) == [target]
