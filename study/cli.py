@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces import UserError
+from study.masking import keep_off_the_process_list
 
 ANSWERED, NO_ANSWER, USERS_MISTAKE = 0, 1, 2
 EXIT_CODES = (
@@ -269,6 +270,7 @@ def report(name: Name, home: HomeOption = "runs", format_: FormatOption = Format
 
 def main(program: str = "python -m study", commands: typer.Typer = app) -> None:
     """Entry point. A user's mistake becomes one sentence and exit code 2; a bug keeps its trace."""
+    keep_off_the_process_list()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         code = commands(sys.argv[1:], prog_name=program, standalone_mode=False)

@@ -5,15 +5,39 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 ATTEMPTS = 3
-"""A call that fails so often although the service answers is given up."""
+"""A call that the service refuses so often is given up."""
+
+DISTURBED_ATTEMPTS = 8
+"""A call on which the line breaks so often, although the service answers in between, is given up too."""
 
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 30.0
 _CLOSING_WAIT_SECONDS = 0.5
+_REFUSED_WAIT_SECONDS = 0.05
 _log = logging.getLogger(__name__)
+
+
+def reason_of(error: BaseException) -> str:
+    """The operating system's reason if there is one ("Connection refused"), else the client's first line."""
+    reason = [error, *(inner for inner in chain(error) if isinstance(inner, OSError))][-1]
+    text = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def is_disturbance(error: BaseException) -> bool:
+    """Whether a lost or silent connection is behind an error."""
+    return any(isinstance(inner, ConnectionError | TimeoutError) for inner in chain(error))
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on."""
+    inner: BaseException | None = error
+    while inner is not None:
+        yield inner
+        inner = inner.__cause__ or inner.__context__
 
 
 class Delivery:
@@ -21,11 +45,24 @@ class Delivery:
 
     Calls must be repeatable: one that fails half way is done again from its beginning. While `answers()`
     is false the queue is kept and retried with growing pauses, for as long as it takes.
+
+    Args:
+        disturbed: whether an error came from the line or a service in trouble, rather than from the call.
+        reason: how an error is worded in the log.
     """
 
-    def __init__(self, service: str, answers: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        service: str,
+        answers: Callable[[], bool],
+        *,
+        disturbed: Callable[[Exception], bool] = is_disturbance,
+        reason: Callable[[Exception], str] = reason_of,
+    ) -> None:
         self._service = service
         self._answers = answers
+        self._disturbed = disturbed
+        self._reason = reason
         self._calls: deque[tuple[str, Callable[[], None]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -66,27 +103,29 @@ class Delivery:
 
     def _deliver(self, subject: str, call: Callable[[], None]) -> bool:
         """Whether the call is dealt with; False when delivery was stopped during an outage."""
-        failures, wait, away = 0, _FIRST_WAIT_SECONDS, False
+        refused, broken, wait, away = 0, 0, _FIRST_WAIT_SECONDS, False
         while True:
             try:
                 call()
             except Exception as error:  # whatever a client library raises must not end the thread
-                reason = reason_of(error)
+                reason, disturbed = self._reason(error), self._disturbed(error)
             else:
                 if away:
-                    _log.info("%s answers again.", self._service)
+                    _log.warning("%s answers again.", self._service)
                 return True
-            if self._answers():
-                failures, wait = failures + 1, _FIRST_WAIT_SECONDS
-                if failures == ATTEMPTS:
+            if not self._answers():
+                refused = broken = 0
+                if not away:
+                    away = True
+                    _log.warning(
+                        "%s does not answer (%s); events are kept and sent later.", self._service, reason
+                    )
+            else:
+                refused, broken = refused + (not disturbed), broken + disturbed
+                if refused == ATTEMPTS or broken == DISTURBED_ATTEMPTS:
                     _log.warning("%s did not accept %s (%s); skipped.", self._service, subject, reason)
                     return True
-            elif not away:
-                away = True
-                _log.warning(
-                    "%s does not answer (%s); events are kept and sent later.", self._service, reason
-                )
-            if self._stopped_within(wait if not failures else 0.05):
+            if self._stopped_within(_REFUSED_WAIT_SECONDS if refused else wait):
                 return False
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
@@ -97,14 +136,3 @@ class Delivery:
             seconds = min(seconds, _CLOSING_WAIT_SECONDS) if closing else seconds
             self._changed.wait_for(lambda: self._stopped or self._closing != closing, seconds)
             return self._stopped
-
-
-def reason_of(error: BaseException) -> str:
-    """The operating system's reason if there is one ("Connection refused"), else the client's first line."""
-    reason = error
-    inner: BaseException | None = error
-    while inner is not None:
-        reason = inner if isinstance(inner, OSError) else reason
-        inner = inner.__cause__ or inner.__context__
-    text = (str(reason).strip() or type(reason).__name__).splitlines()[0]
-    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -90,9 +90,13 @@ class Listeners:
         point = dict(row.curve[-1])
         self.tracker.trial_reported(row.key, int(point.pop("iteration")), point)
 
+    def artifacts(self, row: TrialRow) -> list[tuple[Path, str]]:
+        """What a trial that has ended left beside its row."""
+        return _existing((engine.trial_folder(self.folder, row.key) / SAMPLES, "samples"))
+
     def trial_ended(self, row: TrialRow) -> None:
         trial = engine.trial_folder(self.folder, row.key)
-        self.tracker.trial_ended(row, _existing((trial / SAMPLES, "samples")))
+        self.tracker.trial_ended(row, self.artifacts(row))
         # A search's row says all, and its best is trained anew on fresh seeds; of a pre-training the network
         # alone is needed.
         if row.phase != "confirm":
@@ -124,20 +128,21 @@ def run(
             agree(frozen, study)
         tracker = _tracker(prepared, tracking_uri)
         tracker.start([*([PRETRAINING] if study.pretraining else []), *(arm.name for arm in study.arms)])
-        folder.freeze(study)
-        console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
-        board = Board(
-            study,
-            storage=storage.open_storage(folder.path, storage_url),
-            ledger=folder.ledger,
-            data=prepared.data,
-            class_names=prepared.dataset.class_names,
-            annotation_seconds=prepared.annotation_seconds,
-            listener=Listeners(tracker, folder.path),
-            networks=Networks(prepared.home.networks),
-        )
-        tracker.reconcile(folder.ledger.trials())
         try:
+            folder.freeze(study)
+            console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
+            listeners = Listeners(tracker, folder.path)
+            board = Board(
+                study,
+                storage=storage.open_storage(folder.path, storage_url),
+                ledger=folder.ledger,
+                data=prepared.data,
+                class_names=prepared.dataset.class_names,
+                annotation_seconds=prepared.annotation_seconds,
+                listener=listeners,
+                networks=Networks(prepared.home.networks),
+            )
+            tracker.reconcile(folder.ledger.trials(), listeners.artifacts)
             _work(board, machine, console, folder, trainable)
         except BaseException:
             tracker.interrupted()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 import sqlite3
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import UserError
+from study.masking import masked, scrubbed
 from study.proposals import Attempt
+from study.waiting import Result, until_answered
 
 _STATES = {
     "finished": TrialState.COMPLETE,
@@ -22,28 +25,68 @@ _STATES = {
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
+OPENINGS = 3
+"""How often a new database is tried that another study may be filling."""
+
+_LIBPQ = {"connect_timeout": 5, "tcp_user_timeout": 30_000, "keepalives_idle": 30, "keepalives_interval": 10}
+"""Seconds and milliseconds after which a host that vanished without a word counts as away."""
+
+_OUTAGES = ("08", "53", "57")
+"""Classes of SQLSTATE: connection, resources (too many clients, no disk), shutdown and start."""
+
+
+class DatabaseAwayError(ConnectionError):
+    """The database did not answer; what it was asked to do may be done or not."""
 
 
 def open_storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
-    """SQLite in the study's folder, or the database at `url`. Raises UserError when it does not open."""
+    """SQLite in the study's folder, or the database at `url`. Raises UserError when it does not open.
+
+    Later an outage of a database with a server is raised as DatabaseAwayError.
+    """
     address = url or f"sqlite:///{folder / 'optuna.db'}"
     try:
-        storage = optuna.storages.RDBStorage(address)
+        storage = _opened(address)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
-        shown = _without_password(address)
-        reason = str(error).splitlines()[0].replace(address, shown).rstrip(".")
+        reason = scrubbed((str(error).strip() or type(error).__name__).splitlines()[0], address).rstrip(".")
         raise UserError(
-            f"Optuna's database {shown} must open, but: {reason}; "
+            f"Optuna's database {masked(address)} must open, but: {reason}; "
             "check --optuna-storage (STUDY_OPTUNA_STORAGE)."
         ) from error
     if address.startswith("sqlite"):
         sqlalchemy.event.listen(storage.engine, "connect", _quick_and_safe)
         storage.engine.dispose()  # connections opened before the listener lack its settings
+    else:
+        sqlalchemy.event.listen(storage.engine, "handle_error", _tell_outages_apart)
     return storage
 
 
-def _without_password(address: str) -> str:
-    return re.sub(r"^([\w+]+://)?.*@", r"\1***@", address)
+def _opened(address: str) -> optuna.storages.RDBStorage:
+    options = {"connect_args": _LIBPQ} if _speaks_libpq(address) else {}
+    for _ in range(OPENINGS - 1):
+        # Two studies that make the tables of a new database at once: the later one finds them half made.
+        with contextlib.suppress(sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
+            return optuna.storages.RDBStorage(address, engine_kwargs=dict(options))
+        time.sleep(0.5)
+    return optuna.storages.RDBStorage(address, engine_kwargs=dict(options))
+
+
+def _speaks_libpq(address: str) -> bool:
+    return address.partition("://")[0] in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
+
+
+def _tell_outages_apart(context: sqlalchemy.engine.ExceptionContext) -> None:
+    """Raises DatabaseAwayError in place of SQLAlchemy's error for a lost or refused connection.
+
+    Optuna repeats what failed with SQLAlchemy's own error, a creation too of which only the answer was lost:
+    the trial would be there twice.
+    """
+    error = context.original_exception
+    connecting = context.connection is None
+    if connecting or context.is_disconnect or (getattr(error, "sqlstate", None) or "")[:2] in _OUTAGES:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        address = "" if context.engine is None else context.engine.url.render_as_string(hide_password=False)
+        raise DatabaseAwayError(scrubbed(reason, address))
 
 
 def _quick_and_safe(connection: sqlite3.Connection, _record: object) -> None:
@@ -56,50 +99,78 @@ def _quick_and_safe(connection: sqlite3.Connection, _record: object) -> None:
 
 
 class ArmStore:
-    """The trials of one arm as they lie in the database."""
+    """The trials of one arm as they lie in the database. Every call waits out an outage of it."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, name: str, *, greater_is_better: bool) -> None:
         self.storage = storage
-        self.study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            direction="maximize" if greater_is_better else "minimize",
-            load_if_exists=True,
+        url = getattr(storage, "url", "in memory")
+        self.service = f"Optuna's database {masked(url)}"
+        self.study = self._waited(
+            lambda: optuna.create_study(
+                study_name=name,
+                storage=storage,
+                direction="maximize" if greater_is_better else "minimize",
+                load_if_exists=True,
+            )
         )
         self.worst = 0.0 if greater_is_better else float("inf")
         self.ids: dict[int, int] = {}
         self.told: set[int] = set()
         """Numbers of the trials that the database holds as ended."""
 
+    def _waited(self, call: Callable[[], Result]) -> Result:
+        return until_answered(call, self.service, DatabaseAwayError)
+
     def load(self) -> list[Attempt]:
         """All trials in the order of their numbers."""
-        trials = self.study.get_trials(deepcopy=False)
+        trials = self._waited(lambda: self.study.get_trials(deepcopy=False))
         self.ids = {t.number: t._trial_id for t in trials}
         self.told = {t.number for t in trials if t.state.is_finished()}
         return [_attempt(t) for t in trials]
 
     def add(self, attempt: Attempt, distributions: Mapping[str, BaseDistribution], key: str) -> None:
-        """Writes a proposed trial as RUNNING."""
+        """Writes a proposed trial as RUNNING, once, also when its writing was not heard of."""
         frozen = create_trial(
             state=TrialState.RUNNING,
             params=attempt.parameters,
             distributions=dict(distributions),
             user_attrs={"key": key},
         )
-        trial_id = self.storage.create_new_trial(self.study._study_id, template_trial=frozen)
-        number = self.storage.get_trial_number_from_id(trial_id)
+        unheard = [False]
+
+        def write() -> int:
+            found = self._find(attempt.number, key) if unheard[0] else None
+            unheard[0] = True
+            return self._create(frozen) if found is None else found
+
+        trial_id = self._waited(write)
+        number = self._waited(lambda: self.storage.get_trial_number_from_id(trial_id))
         if number != attempt.number:
             raise RuntimeError(f"Another program writes to Optuna study {self.study.study_name!r}.")
         self.ids[number] = trial_id
 
+    def _create(self, frozen: FrozenTrial) -> int:
+        return self.storage.create_new_trial(self.study._study_id, template_trial=frozen)
+
+    def _find(self, number: int, key: str) -> int | None:
+        """The trial with this number, if it is there and this one."""
+        try:
+            found = self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        except KeyError:
+            return None
+        return found if self.storage.get_trial(found).user_attrs.get("key") == key else None
+
     def report(self, number: int, iteration: int, value: float) -> None:
-        self.storage.set_trial_intermediate_value(self.ids[number], iteration, value)
+        """Writes a value at a rung. Idempotent."""
+        self._waited(lambda: self.storage.set_trial_intermediate_value(self.ids[number], iteration, value))
 
     def tell(self, attempt: Attempt) -> None:
         """COMPLETE at full length, with the worst value without one of its own; PRUNED; FAIL. Idempotent."""
-        if attempt.number in self.told:
-            return
-        self.told.add(attempt.number)
+        if attempt.number not in self.told:
+            self._waited(lambda: self._tell(attempt))
+            self.told.add(attempt.number)
+
+    def _tell(self, attempt: Attempt) -> None:
         trial_id = self.ids[attempt.number]
         if self.storage.get_trial(trial_id).state.is_finished():
             return

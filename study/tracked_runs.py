@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,10 +25,32 @@ from study.run_format import (
 )
 
 if TYPE_CHECKING:
-    from study.tracking import Runs
+    from study.mlflow_runs import Runs
 
 Artifacts = Sequence[tuple[Path, str]]
 """(file, folder within the run, "" for its root)."""
+
+
+Tags = dict[str, str]
+
+
+def _once(
+    runs: Runs, kind: str, identity: Callable[[Tags], object], known: Iterable[str]
+) -> Iterator[tuple[str, str, Tags]]:
+    """(run id, status, tags) of the runs of a kind, one for each identity; further ones are deleted.
+
+    A run is there twice when the server carried a creation out that its client had given up and repeated.
+    Kept is the one that is known, else one that has ended, else always the same.
+    """
+    ids, seen = set(known), set()
+    for run_id, status, tags in sorted(
+        runs.find(kind), key=lambda run: (run[0] not in ids, run[1] == "RUNNING", run[0])
+    ):
+        if identity(tags) in seen:
+            runs.delete(run_id)
+        else:
+            seen.add(identity(tags))
+            yield run_id, status, tags
 
 
 class ArmRuns:
@@ -37,20 +59,31 @@ class ArmRuns:
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
         self.ids: dict[str, str] = {}
+        self._unheard: set[str] = set()
 
     def load(self) -> None:
         """Find the arms of an earlier run of the study and set them running again."""
-        for run_id, _, tags in self._runs.find("arm"):
-            self.ids[tags["study.arm"]] = run_id
+        self._find()
+        for run_id in self.ids.values():
             self._runs.resume(run_id)
             self._runs.tag(run_id, {"study.interrupted": "false"})
 
     def run_of(self, arm: str) -> str:
         """The arm's run, created when it is new."""
+        if arm in self._unheard:
+            self._find()
+            self._unheard.discard(arm)
         if arm not in self.ids:
             tags = {"study.kind": "arm", "study.arm": arm, "study.interrupted": "false"}
+            self._unheard.add(arm)  # should the answer be lost, the run may exist: look before the retry
             self.ids[arm] = self._runs.create(arm, tags, now())
+            self._unheard.discard(arm)
         return self.ids[arm]
+
+    def _find(self) -> None:
+        known = set(self.ids.values())
+        for run_id, _, tags in _once(self._runs, "arm", lambda tags: tags["study.arm"], known):
+            self.ids[tags["study.arm"]] = run_id
 
     def describe(self, arm: str) -> None:
         """Attach the data set and the frozen study."""
@@ -103,7 +136,10 @@ class TrialRuns:
         self._runs = runs
         self._arms = arms
         self._metric = metric
-        self._known: dict[Identity, _Trial] | None = None
+        self._known: dict[Identity, _Trial] = {}
+        self._looked = False
+        self._unheard = False
+        """Whether the answer to a creation was ever lost, so that a run may appear at any later moment."""
         self._live: dict[str, Identity] = {}
 
     def start(self, row: TrialRow) -> None:
@@ -130,14 +166,21 @@ class TrialRuns:
         if self._live.get(row.key) == row.identity:
             del self._live[row.key]
 
-    def reconcile(self, rows: Iterable[TrialRow]) -> None:
+    def reconcile(
+        self, rows: Iterable[TrialRow], artifacts: Callable[[TrialRow], Artifacts] = lambda row: ()
+    ) -> None:
         """Write what MLflow lacks or shows otherwise; nothing else stays RUNNING."""
         final = {row.identity: row for row in rows if row.is_final}
         for identity, row in final.items():
             trial = self._all().get(identity)
             if trial is None or (trial.status, trial.state) != (STATUS[row.state], row.state):
-                self.end(row)
+                self.end(row, artifacts(row))
         self.interrupt(except_for=final)
+
+    def settle(self) -> None:
+        """Delete what was created twice; at the end, when nothing can come late any more."""
+        if self._unheard:
+            self._look()
 
     def interrupt(self, except_for: Iterable[Identity] = ()) -> None:
         """KILLED, until `start` takes the trial up again."""
@@ -149,12 +192,15 @@ class TrialRuns:
                 trial.status, trial.state = "KILLED", "interrupted"
 
     def _all(self) -> dict[Identity, _Trial]:
-        if self._known is None:
-            self._known = {
-                identity_of(tags): _Trial(run_id, status, tags.get("study.state", ""))
-                for run_id, status, tags in self._runs.find("trial")
-            }
+        if not self._looked:
+            self._look()
         return self._known
+
+    def _look(self) -> None:
+        known = {trial.run_id for trial in self._known.values()}
+        for run_id, status, tags in _once(self._runs, "trial", identity_of, known):
+            self._known.setdefault(identity_of(tags), _Trial(run_id, status, tags.get("study.state", "")))
+        self._looked = True
 
     def _trial(self, row: TrialRow) -> _Trial:
         """The trial's run, created when it is new, with the parameters it lacks."""
@@ -164,7 +210,8 @@ class TrialRuns:
             try:
                 run_id = self._runs.create(run_name(row), trial_tags(row) | parent, int(1000 * row.started))
             except Exception:
-                self._known = None  # the run may exist although the answer was lost: look before the retry
+                # The run may exist although the answer was lost: look before the retry.
+                self._looked, self._unheard = False, True
                 raise
             trial = self._all()[row.identity] = _Trial(run_id, "RUNNING", row.state, set())
         if row.key not in self._live:
@@ -175,5 +222,6 @@ class TrialRuns:
         if trial.logged is None:
             trial.logged = self._runs.logged(trial.run_id)
         fresh = first_of_each(points, trial.logged)
+        logged, trial.logged = trial.logged, None  # asked for again should the answer be lost
         self._runs.log(trial.run_id, fresh)
-        trial.logged |= {(point.metric, point.step) for point in fresh}
+        trial.logged = logged | {(point.metric, point.step) for point in fresh}

@@ -220,27 +220,31 @@ def assert_few_repeats(folder: StudyFolder, kills: Counter[str]) -> None:
     assert repeated <= allowed
 
 
-def assert_optuna_agrees(folder: StudyFolder, rows: list[TrialRow]) -> None:
-    """Numbers, states and values."""
+def assert_optuna_agrees(folder: StudyFolder, rows: list[TrialRow], url: str | None = None) -> None:
+    """Numbers, states and values, in the study's own file or in the database at `url`."""
     states = {"finished": "COMPLETE", "diverged": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
     expected = {
         (r.arm, r.number): (states[r.state], r.value if r.state == "finished" else None)
         for r in rows
         if r.phase == "search"
     }
-    storage = open_storage(folder.path, None)
+    storage = open_storage(folder.path, url)
     told = {}
     for study in optuna.get_all_study_names(storage):
+        if study.partition("/")[0] != folder.path.name:
+            continue
         for trial in optuna.load_study(study_name=study, storage=storage).get_trials():
             value = trial.value if trial.user_attrs.get("state") == "finished" else None
             told[study.partition("/")[2], trial.number] = (trial.state.name, value)
     assert told == expected
 
 
-def assert_mlflow_agrees(home: Path, rows: list[TrialRow]) -> None:
+def assert_mlflow_agrees(
+    home: Path, rows: list[TrialRow], uri: str | None = None, study: str = driver.NAME
+) -> None:
     """One run a trial with the ledger's status and curve, each point once; nothing is RUNNING."""
-    client: Any = mlflow.MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(driver.NAME).experiment_id
+    client: Any = mlflow.MlflowClient(tracking_uri=uri or f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(study).experiment_id
     runs = client.search_runs([experiment], max_results=10_000)
     assert {run.info.status for run in runs if run.data.tags["study.kind"] == "arm"} == {"FINISHED"}
     trials = [run for run in runs if run.data.tags["study.kind"] == "trial"]

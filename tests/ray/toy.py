@@ -12,6 +12,8 @@ from typing import Any
 
 from ray import tune
 
+from trainables.trainable import SAMPLES
+
 ORDERS = "toy.json"
 
 
@@ -20,6 +22,7 @@ class ToyTrainable(tune.Trainable):
 
     The file `toy.json` in the home folder steers it, because a study's definition must not. Its keys, all
     optional: "sleep" (seconds a report), "end" ({"arm/phase/number": state in which its second step ends}),
+    "samples" (bytes of the pictures that a finished trial leaves),
     "kill" ({"arm/phase/number": how often its process kills itself in the middle of its third step}).
 
     The file `trace` of a trial's folder tells what happened: "begin n" before and "step n" after the n-th
@@ -87,6 +90,8 @@ class ToyTrainable(tune.Trainable):
         temporary = self.checkpoint.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps({"curve": self.curve, "state": self.state}))
         temporary.replace(self.checkpoint)
+        if self.state == "finished" and "samples" in self.orders:
+            (self.folder / SAMPLES).write_bytes(picture(self.config["key"], self.orders["samples"]))
         if self.state == "finished" and self.config["network"] is not None:
             network = Path(self.config["network"])
             network.with_suffix(".json").write_text(json.dumps({"curve": self.curve}))
@@ -106,6 +111,11 @@ class ToyTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: see `begin`."""
+
+
+def picture(key: str, size: int) -> bytes:
+    """Bytes that tell one trial's picture from another's and its beginning from its end."""
+    return (key * (size // len(key) + 1)).encode()[:size]
 
 
 def toy_value(weight: float, rate: float, progress: float) -> float:

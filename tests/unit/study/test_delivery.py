@@ -8,17 +8,19 @@ from collections.abc import Callable
 import pytest
 
 from study import delivery
-from study.delivery import ATTEMPTS, Delivery
+from study.delivery import ATTEMPTS, DISTURBED_ATTEMPTS, Delivery
 
 
-def failing(times: int, log: list[str], name: str) -> Callable[[], None]:
+def failing(
+    times: int, log: list[str], name: str, error: type[Exception] = ConnectionError
+) -> Callable[[], None]:
     """A call that fails so often before it succeeds."""
     left = [times]
 
     def call() -> None:
         if left[0]:
             left[0] -= 1
-            raise ConnectionError("gone")
+            raise error("gone")
         log.append(name)
 
     return call
@@ -55,12 +57,43 @@ def test_a_call_that_the_living_service_refuses_is_repeated_and_then_skipped(
 ) -> None:
     done: list[str] = []
     target = Delivery("service", lambda: True)
-    target.put("enough attempts", failing(ATTEMPTS - 1, done, "late"))
-    target.put("hopeless", failing(ATTEMPTS, done, "never"))
+    target.put("enough attempts", failing(ATTEMPTS - 1, done, "late", ValueError))
+    target.put("hopeless", failing(ATTEMPTS, done, "never", ValueError))
     target.put("next", failing(0, done, "next"))
     assert target.close(5) == 0
     assert done == ["late", "next"]
     assert "did not accept hopeless (gone)" in caplog.text
+
+
+def test_a_line_that_breaks_is_tried_more_often_than_a_call_that_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A service that dies and is back before it is asked: nothing was refused."""
+    monkeypatch.setattr(delivery, "_FIRST_WAIT_SECONDS", 0.001)
+    done: list[str] = []
+    target = Delivery("service", lambda: True)
+    target.put("flaps", failing(DISTURBED_ATTEMPTS - 1, done, "late"))
+    target.put("hopeless", failing(DISTURBED_ATTEMPTS, done, "never"))
+    target.put("next", failing(0, done, "next"))
+    assert target.close(10) == 0
+    assert done == ["late", "next"]
+    assert "did not accept hopeless (gone)" in caplog.text
+
+
+def test_an_outage_forgives_the_refusals_before_it() -> None:
+    done: list[str] = []
+    answers = iter([True] * (ATTEMPTS - 1) + [False] + [True] * (ATTEMPTS - 1))
+    target = Delivery("service", lambda: next(answers))
+    target.put("late", failing(2 * ATTEMPTS - 1, done, "late", ValueError))
+    assert target.close(10) == 0
+    assert done == ["late"]
+
+
+def test_what_counts_as_a_broken_line_is_found_behind_a_library_s_own_error() -> None:
+    wrapped = RuntimeError("API request failed")
+    wrapped.__cause__ = ConnectionResetError("reset by peer")
+    assert delivery.is_disturbance(wrapped)
+    assert not delivery.is_disturbance(FileNotFoundError("no such picture"))
 
 
 def test_closing_cuts_a_long_pause_short_and_counts_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from optuna.trial import TrialState
 
 from search_spaces import Float, UserError
 from search_spaces.to_optuna import distributions
+from study import waiting
 from study.proposals import Attempt
-from study.storage import ArmStore, open_storage
+from study.storage import ArmStore, DatabaseAwayError, open_storage
 
 SPACE = distributions({"rate": Float(1e-4, 1e-1, log=True)})
 
@@ -81,6 +82,27 @@ def test_a_trial_that_another_program_wrote_is_noticed(storage):
     other.add(Attempt(0, {"rate": 0.02}), SPACE, "key")
     with pytest.raises(RuntimeError, match="Another program writes to Optuna study 'study/arm'"):
         mine.add(Attempt(0, {"rate": 0.02}), SPACE, "key")
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_an_outage_while_a_trial_is_written_leaves_it_there_once(storage, monkeypatch, written):
+    """Also when it was written and only that was not heard."""
+    monkeypatch.setattr(waiting, "_FIRST_PAUSE_SECONDS", 0.0)
+    store, create, outages = a_store(storage), storage.create_new_trial, [DatabaseAwayError("gone")]
+
+    def cut_off(*arguments, **named):
+        if outages and not written:
+            raise outages.pop()
+        result = create(*arguments, **named)
+        if outages:
+            raise outages.pop()
+        return result
+
+    monkeypatch.setattr(storage, "create_new_trial", cut_off)
+    store.add(Attempt(0, {"rate": 0.02}), SPACE, "key")
+    store.add(Attempt(1, {"rate": 0.02}), SPACE, "next")
+    assert [t.user_attrs["key"] for t in store.study.get_trials()] == ["key", "next"]
+    assert not outages
 
 
 def test_the_database_lies_in_the_study_and_writes_ahead(tmp_path):

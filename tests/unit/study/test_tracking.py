@@ -16,8 +16,9 @@ import pytest
 from mlflow.entities import Run
 
 from search_spaces import UserError
+from study.mlflow_runs import ENVIRONMENT, _prepare_sqlite
 from study.results import TrialRow
-from study.tracking import _ENVIRONMENT, Tracker, _prepare_sqlite
+from study.tracking import Tracker
 
 STUDY = "pixels"
 PATIENCE = 30.0  # only to turn a hang into a failure: the queue is empty within milliseconds
@@ -26,7 +27,7 @@ PATIENCE = 30.0  # only to turn a hang into a failure: the queue is empty within
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """`start` sets variables for the process; the next test must not inherit them."""
-    for name in (*_ENVIRONMENT, "MLFLOW_TRACKING_URI"):
+    for name in (*ENVIRONMENT, "MLFLOW_TRACKING_URI"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -412,6 +413,33 @@ def test_an_answer_that_was_lost_on_the_way_makes_no_second_run(
     assert View(home).trial().data.params["learning_rate"] == "0.001"
 
 
+def test_a_trial_that_the_ledger_knows_alone_is_delivered_with_its_pictures(
+    home: Path, tmp_path: Path
+) -> None:
+    """Its driver died while MLflow was away."""
+    (tmp_path / "samples.png").write_bytes(b"picture")
+    target = started(home)
+    target.reconcile([trial(0, "finished")], lambda row: [(tmp_path / "samples.png", f"of {row.key}")])
+    target.close(PATIENCE)
+    view = View(home)
+    assert view.text(view.trial(), "of key0/samples.png") == "picture"
+
+
+def test_of_two_runs_of_one_trial_the_one_with_its_end_is_kept(home: Path) -> None:
+    """Left by a creation that MLflow carried out after a dead driver had given it up and repeated it."""
+    first = started(home)
+    first.trial_ended(trial(0, "finished"))
+    first.close(PATIENCE)
+    view = View(home)
+    tags = {name: text for name, text in view.trial().data.tags.items() if name.startswith("study.")}
+    for _ in range(3):  # ids are random: kept must be the ended one wherever it sorts
+        view.client.create_run(view.experiment.experiment_id, tags={**tags, "study.state": "running"})
+    second = started(home)
+    second.reconcile([trial(0, "finished")])
+    second.close(PATIENCE)
+    assert View(home).trial().info.run_id == view.trial().info.run_id
+
+
 def test_what_mlflow_refuses_is_named_and_the_rest_goes_on(
     home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -490,7 +518,7 @@ def test_a_database_whose_making_was_cut_off_is_made_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as first_seconds:
-        first_seconds.setattr("study.tracking.os.link", killed)
+        first_seconds.setattr("study.mlflow_runs.os.link", killed)
         with pytest.raises(KeyboardInterrupt):
             tracker(tmp_path).start(["points"])
     assert not (tmp_path / "mlflow.db").exists()
@@ -509,7 +537,7 @@ def test_a_database_that_another_driver_just_made_is_kept(
         path.write_bytes(theirs)
         link(draft, path)
 
-    monkeypatch.setattr("study.tracking.os.link", too_late)
+    monkeypatch.setattr("study.mlflow_runs.os.link", too_late)
     _prepare_sqlite(target)
     assert target.read_bytes() == theirs
     assert list(target.parent.iterdir()) == [target]
