@@ -1,8 +1,10 @@
 """The one Ray file of this floor: a trial as a Ray Tune trainable, continued by its key, reused by the next.
 
 Ray moves trials between processes; what a trial has learned lies in its own folder, found by its key, so it
-survives Ray, the driver and the machine's power. Only a lost process is an error to Ray (which starts it
-again); a loss that is not finite and a bug are results, because trying them again would end the same way.
+survives Ray, the driver and the machine's power. Only a lost process is an error to Ray (the driver then
+hands the trial out again); a loss that is not finite and a bug are results, because trying them again would
+end the same way. A process that is asked to stop (`trainables.stopping`) leaves a checkpoint between two
+steps, and the note PREEMPTED beside it, by which the driver knows that nothing was wrong with the trial.
 """
 
 from __future__ import annotations
@@ -16,32 +18,41 @@ import platform
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import ray
 import torch
 from ray import tune
 
-from trainables import pictures
+from search_spaces import UserError
+from trainables import failures, pictures
 from trainables.batches import weak_labels
-from trainables.data.dataset import open_dataset
-from trainables.loop import NotFiniteError, Training
+from trainables.data.dataset import Dataset, open_dataset
+from trainables.failures import DataError, NotFiniteError
+from trainables.loop import InterruptionError, Training
+from trainables.stopping import StopRequests
 from trainables.trial import Trial
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 SAMPLES = "samples.png"
+PREEMPTED = "preempted.json"
+"""Beside the checkpoint of a trial whose process left because it was asked to: {"iteration", "reason"}."""
 
 
 class StudyTrainable(tune.Trainable):
     """A step trains to the next report.
 
     Config: trial (dict), key, folder, cache, metric, watch, threads, gpus; start and network: files of the
-    network to start from and to leave behind, None where there is none.
+    network to start from and to leave behind, None where there is none; orders: the driver's file of
+    `trainables.stopping`, if it has one.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        self.requests = StopRequests(ray.get_runtime_context().get_node_id() if ray.is_initialized() else "")
+        self.requests.listen()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -53,6 +64,8 @@ class StudyTrainable(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.settings = config
+        orders = config.get("orders")
+        self.requests.orders = None if orders is None else Path(orders)
         self.training: Training | None = None
         self.seconds = 0.0
         self.training_seconds = 0.0
@@ -64,17 +77,33 @@ class StudyTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         if self.last is not None:
             return _packed(self.last)
+        with self.requests.busy():
+            result = self._attempt()
+        if result["state"] != "running":
+            self.last = result
+        return _packed(result)
+
+    def _attempt(self) -> dict[str, Any]:
+        """`_advance`, what went wrong being a result, too. Raises SystemExit when the process is to stop."""
         try:
-            self.last = self._advance()
+            return self._advance()
+        except InterruptionError:
+            self._leave()
         except NotFiniteError as error:
-            self.last = self._ended("diverged", str(error))
+            return self._ended("diverged", error)
         except Exception as error:  # a bug in one trial must not end the study; it is shown with its trace
             log.exception("trial %s failed", self.settings["key"])
-            self.last = self._ended("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
-        result = self.last
-        if result["state"] == "running":
-            self.last = None
-        return _packed(result)
+            return self._ended("failed", error)
+
+    def _leave(self) -> NoReturn:
+        """A checkpoint of what was trained since the last report, a note to the driver, and the end."""
+        assert self.training is not None
+        since = time.perf_counter() - self.started
+        self.seconds += since
+        self._save(self._result("running"))
+        note = {"iteration": self.training.iteration, "reason": self.requests.reason}
+        (self._folder() / PREEMPTED).write_text(json.dumps(note))
+        raise SystemExit(1)
 
     def _advance(self) -> dict[str, Any]:
         if self.training is None:
@@ -83,17 +112,14 @@ class StudyTrainable(tune.Trainable):
                 return saved  # trained to its end before the driver could hear of it
         training = self.training
         assert training is not None
-        started = time.perf_counter()
         points = training.trial.protocol.report_points()
-        until = next((p for p in points if p > training.iteration), points[-1])
-        terms = training.advance(until)
-        self.training_seconds += time.perf_counter() - started
+        reported = self.curve[-1]["iteration"] if self.curve else -1
+        until = next(p for p in points if p > reported)
+        terms = self._train(training, until)
         values = self._validate(training)
         final = until == points[-1]
-        if final:
-            training.restore_kept()
-        cases = self._test(training) if final and training.trial.test else []
-        self.seconds += time.perf_counter() - started
+        cases = self._finish(training) if final else []
+        self.seconds += time.perf_counter() - self.started
         times = {"seconds": self.seconds, "training_seconds": self.training_seconds}
         losses = {f"loss_{name}": term for name, term in terms.items()}
         self.curve.append({"iteration": until, **times, **values, **losses})
@@ -102,6 +128,17 @@ class StudyTrainable(tune.Trainable):
             self._leave_network(Path(self.settings["network"]), training, result)
         self._save(result)
         return result
+
+    def _train(self, training: Training, until: int) -> dict[str, float]:
+        self.started = time.perf_counter()
+        try:
+            return training.advance(until)
+        finally:
+            self.training_seconds += time.perf_counter() - self.started
+
+    def _finish(self, training: Training) -> list[dict[str, Any]]:
+        with training.kept_weights():
+            return self._test(training) if training.trial.test else []
 
     def _validate(self, training: Training) -> dict[str, float]:
         """The metrics of the weights that are kept so far, and of the last ones where those are others."""
@@ -116,19 +153,13 @@ class StudyTrainable(tune.Trainable):
     def _open(self) -> dict[str, Any] | None:
         """Builds the training and loads its checkpoint, if any; returns the result saved with it."""
         trial = Trial.from_dict(self.settings["trial"])
-        dataset = open_dataset(
-            Path(trial.data.path),
-            cache=Path(self.settings["cache"]),
-            size=trial.data.size,
-            merge_foreground=trial.data.merge_foreground,
-        )
-        if dataset.fingerprint != trial.data.fingerprint:
-            raise RuntimeError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
+        dataset = self._open_data(trial)
         device = torch.device("cuda" if torch.cuda.is_available() and self._has_gpu() else "cpu")
         start = self.settings["start"]
         network = None if start is None else torch.load(start, map_location="cpu", weights_only=True)
-        self.training = Training(trial, dataset, device, network=network)
+        self.training = Training(trial, dataset, device, network=network, interrupted=self.requests.asked)
         path = self._folder() / CHECKPOINT
+        path.with_name(PREEMPTED).unlink(missing_ok=True)
         for unfinished in path.parent.glob(f"{CHECKPOINT}.*"):
             unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
         if not path.exists():
@@ -137,8 +168,25 @@ class StudyTrainable(tune.Trainable):
         self.training.load_state_dict(saved["training"])
         result: dict[str, Any] = saved["result"]
         self.seconds, self.curve = result["seconds"], result["curve"]
-        self.training_seconds = self.curve[-1]["training_seconds"]
+        # Checkpoints of older versions were made at reports alone.
+        recent = "training_seconds" in saved
+        self.training_seconds = saved["training_seconds"] if recent else self.curve[-1]["training_seconds"]
         return result
+
+    def _open_data(self, trial: Trial) -> Dataset:
+        """Raises DataError."""
+        try:
+            dataset = open_dataset(
+                Path(trial.data.path),
+                cache=Path(self.settings["cache"]),
+                size=trial.data.size,
+                merge_foreground=trial.data.merge_foreground,
+            )
+        except (OSError, UserError) as error:
+            raise DataError(f"{trial.data.path} cannot be read: {error}") from error
+        if dataset.fingerprint != trial.data.fingerprint:
+            raise DataError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
+        return dataset
 
     def _has_gpu(self) -> bool:
         # Ray leaves all GPUs visible to a trial that asked for none.
@@ -151,7 +199,12 @@ class StudyTrainable(tune.Trainable):
 
     def _save(self, result: dict[str, Any]) -> None:
         assert self.training is not None
-        _write(self._folder() / CHECKPOINT, {"training": self.training.state_dict(), "result": result})
+        content = {
+            "training": self.training.state_dict(),
+            "result": result,
+            "training_seconds": self.training_seconds,
+        }
+        _write(self._folder() / CHECKPOINT, content)
 
     def _leave_network(self, path: Path, training: Training, result: dict[str, Any]) -> None:
         """First what it reports, then the network, then the checkpoint that calls the trial finished: where a
@@ -195,11 +248,19 @@ class StudyTrainable(tune.Trainable):
             "cases": [],
             "host": platform.node(),
             "reason": "",
+            "failure": "",
             "trace": "",
         }
 
-    def _ended(self, state: str, reason: str, trace: str = "") -> dict[str, Any]:
-        return {**self._result(state), "reason": reason, "trace": trace}
+    def _ended(self, state: str, error: Exception) -> dict[str, Any]:
+        failure = failures.classify(error)
+        bug = failure == failures.BUG
+        return {
+            **self._result(state),
+            "reason": f"{type(error).__name__}: {error}" if bug else str(error),
+            "failure": failure,
+            "trace": traceback.format_exc() if state == "failed" else "",
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing for Ray: the trial's own checkpoint lies in its folder."""

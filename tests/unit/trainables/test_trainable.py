@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +20,11 @@ from trainables import pictures
 from trainables.data.dataset import Dataset
 from trainables.loop import Training
 from trainables.method import IGNORE
-from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
+from trainables.stopping import EVERYBODY, LOOK_EVERY
+from trainables.trainable import CHECKPOINT, PREEMPTED, SAMPLES, StudyTrainable
 from trainables.trial import Trial
 
-FIELDS = {"key", "state", "seconds", "curve", "cases", "host", "reason", "trace"}
+FIELDS = {"key", "state", "seconds", "curve", "cases", "host", "reason", "failure", "trace"}
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +33,14 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def sigterm() -> Iterator[None]:
+    """A trial takes SIGTERM over, which is the tests' process's here."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 class Place:
@@ -202,7 +213,7 @@ def test_a_checkpoint_is_replaced_not_overwritten(place: Place) -> None:
 def test_divergence_is_a_result(place: Place) -> None:
     running = place.start(place.trial(protocol=protocol(learning_rate=1e30)))
     last = to_its_end(running)[-1]
-    assert last["state"] == "diverged"
+    assert (last["state"], last["failure"]) == ("diverged", "not_finite")
     assert "The loss or a weight is not finite between iterations" in last["reason"]
     assert last["trace"] == ""
     assert report(running) == last
@@ -218,7 +229,7 @@ def test_a_bug_is_a_result_with_its_trace(place: Place, monkeypatch: pytest.Monk
     monkeypatch.setattr(Training, "validate", broken)
     last = report(running)
     assert last["state"] == "failed"
-    assert last["reason"] == "ZeroDivisionError: a bug in the metric"
+    assert (last["failure"], last["reason"]) == ("bug", "ZeroDivisionError: a bug in the metric")
     assert "in broken" in last["trace"]
     assert last["curve"] == first["curve"]
     assert report(running) == last
@@ -229,8 +240,21 @@ def test_another_data_set_under_the_same_path(place: Place) -> None:
     stale = dataclasses.replace(trial, data=dataclasses.replace(trial.data, fingerprint="older"))
     last = report(place.start(stale))
     assert last["state"] == "failed"
+    assert last["failure"] == "data"
     assert "toy.parquet changed while the study ran: its fingerprint differs" in last["reason"]
     assert last["curve"] == []
+
+
+@pytest.mark.parametrize("content", [None, b"no parquet"])
+def test_data_that_cannot_be_read_is_named(place: Place, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "gone.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    trial = place.trial()
+    moved = dataclasses.replace(trial, data=dataclasses.replace(trial.data, path=str(path)))
+    last = report(place.start(moved))
+    assert (last["state"], last["failure"]) == ("failed", "data")
+    assert last["reason"].startswith(f"{path} cannot be read: ")
 
 
 def test_reuse_forgets_the_trial_before(place: Place) -> None:
@@ -335,3 +359,82 @@ def test_what_is_kept_is_what_is_reported_and_tested(place: Place) -> None:
     training = Training(trial, place.dataset, torch.device("cpu"))
     training.load_state_dict(saved["training"])
     assert training.validate(["iou"])["iou"] == kept[-1]
+
+
+def stopped_after(running: StudyTrainable, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real SIGTERM in the middle of step number `steps` of a call of Tune."""
+    taken = []
+    step = Training._step
+
+    def counted(self: Training) -> dict[str, torch.Tensor]:
+        taken.append(self.iteration)
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", counted)
+        with pytest.raises(SystemExit):
+            running.train()
+    assert len(taken) == steps  # the step that it came in was the last
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_sigterm_leaves_a_checkpoint_of_the_last_step(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, steps: int
+) -> None:
+    trial = place.trial(protocol=protocol(iterations=8, reports=2), test=True)
+    elsewhere = Place(tmp_path / "elsewhere", place.data_folder, place.dataset)
+    expected = to_its_end(elsewhere.start(trial))
+    stopped_after(place.start(trial), steps, monkeypatch)
+    note = json.loads((place.folder_of(trial) / PREEMPTED).read_text())
+    assert note == {"iteration": steps, "reason": "its process was sent SIGTERM"}
+    saved = torch.load(place.folder_of(trial) / CHECKPOINT, weights_only=True)
+    assert saved["training"]["iteration"] == steps
+    assert saved["training_seconds"] > 0
+    again = to_its_end(place.start(trial))
+    assert [without_time(r) for r in again] == [without_time(r) for r in expected]
+    assert again[0]["curve"][0]["training_seconds"] > saved["training_seconds"]
+    assert not (place.folder_of(trial) / PREEMPTED).exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("call", [1, 4, 5])  # of `predict`: the first validation, the last, the test
+def test_sigterm_while_it_predicts(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: int
+) -> None:
+    trial = place.trial(
+        protocol=protocol(iterations=8, reports=4, keep="best_dice", learning_rate=0.05), test=True
+    )
+    elsewhere = Place(tmp_path / "elsewhere", place.data_folder, place.dataset)
+    expected = to_its_end(elsewhere.start(trial))
+    calls, predict = [], Training.predict
+
+    def disturbed(self: Training, rows: np.ndarray) -> np.ndarray:
+        calls.append(self.iteration)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(self, rows)
+
+    running = place.start(trial)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "predict", disturbed)
+        with pytest.raises(SystemExit):
+            to_its_end(running)
+    assert json.loads((place.folder_of(trial) / PREEMPTED).read_text())["iteration"] == min(2 * call, 8)
+    assert without_time(to_its_end(place.start(trial))[-1]) == without_time(expected[-1])
+
+
+def test_the_driver_may_ask_to_stop(place: Place, tmp_path: Path) -> None:
+    orders = tmp_path / "orders"
+    orders.write_text("")
+    trial = place.trial()
+    running = place.start(trial, orders=str(orders))
+    report(running)
+    orders.write_text(f"{EVERYBODY}\n")
+    running.requests._looked = -LOOK_EVERY  # it looks twice a second only
+    with pytest.raises(SystemExit):
+        running.train()
+    note = json.loads((place.folder_of(trial) / PREEMPTED).read_text())
+    assert note == {"iteration": 2, "reason": "its driver was asked to stop"}
