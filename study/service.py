@@ -24,6 +24,7 @@ from study.pictures import learning_curves
 from study.pretraining import Networks
 from study.results import TrialRow
 from study.spec import PRETRAINING, Study
+from study.stopping import stop_on_signal
 from study.tracking import Tracker
 from trainables.data.dataset import Dataset
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
@@ -149,7 +150,7 @@ def run(
 def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder, trainable: type) -> None:
     if board.finished():
         return
-    with engine.stop_on_signal(board):
+    with stop_on_signal(board):
         try:
             machine, slots = engine.connect(machine)
             with Screen(console, board, slots):

@@ -8,18 +8,23 @@ the signal, so that the trial can write down where it is; between two reports Ra
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import threading
 import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 EVERYBODY = "everybody"
 """In the file of orders: all processes stop. Anything else in it is the name of a node."""
 
 LOOK_EVERY = 0.5
 """Seconds between two looks into the file of orders, which may lie on another machine."""
+
+NOTE = "preempted.json"
+"""In the folder of a trial whose process left because it was asked to: {"iteration", "reason"}."""
 
 Handler = Callable[[int, types.FrameType | None], object] | int | None
 
@@ -71,3 +76,21 @@ class StopRequests:
             if callable(self._before):
                 self._before(number, frame)
             raise SystemExit(1)
+
+
+def leave_note(folder: Path, iteration: int, reason: str) -> None:
+    """For the driver: that nothing was wrong with the trial, and from where it goes on."""
+    (folder / NOTE).write_text(json.dumps({"iteration": iteration, "reason": reason}))
+
+
+def read_note(folder: Path) -> dict[str, Any] | None:
+    """None where no process left one, or not all of it."""
+    with contextlib.suppress(OSError, ValueError):
+        note: dict[str, Any] = json.loads((folder / NOTE).read_text())
+        return note
+    return None
+
+
+def remove_note(folder: Path) -> None:
+    """The trial goes on."""
+    (folder / NOTE).unlink(missing_ok=True)

@@ -4,7 +4,7 @@ Ray moves trials between processes; what a trial has learned lies in its own fol
 survives Ray, the driver and the machine's power. Only a lost process is an error to Ray (the driver then
 hands the trial out again); a loss that is not finite and a bug are results, because trying them again would
 end the same way. A process that is asked to stop (`trainables.stopping`) leaves a checkpoint between two
-steps, and the note PREEMPTED beside it, by which the driver knows that nothing was wrong with the trial.
+steps, and a note beside it, by which the driver knows that nothing was wrong with the trial.
 """
 
 from __future__ import annotations
@@ -31,15 +31,13 @@ from trainables.batches import weak_labels
 from trainables.data.dataset import Dataset, open_dataset
 from trainables.failures import DataError, NotFiniteError
 from trainables.loop import InterruptionError, Training
-from trainables.stopping import StopRequests
+from trainables.stopping import StopRequests, leave_note, remove_note
 from trainables.trial import Trial
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 SAMPLES = "samples.png"
-PREEMPTED = "preempted.json"
-"""Beside the checkpoint of a trial whose process left because it was asked to: {"iteration", "reason"}."""
 
 
 class StudyTrainable(tune.Trainable):
@@ -101,8 +99,7 @@ class StudyTrainable(tune.Trainable):
         since = time.perf_counter() - self.started
         self.seconds += since
         self._save(self._result("running"))
-        note = {"iteration": self.training.iteration, "reason": self.requests.reason}
-        (self._folder() / PREEMPTED).write_text(json.dumps(note))
+        leave_note(self._folder(), self.training.iteration, self.requests.reason)
         raise SystemExit(1)
 
     def _advance(self) -> dict[str, Any]:
@@ -159,7 +156,7 @@ class StudyTrainable(tune.Trainable):
         network = None if start is None else torch.load(start, map_location="cpu", weights_only=True)
         self.training = Training(trial, dataset, device, network=network, interrupted=self.requests.asked)
         path = self._folder() / CHECKPOINT
-        path.with_name(PREEMPTED).unlink(missing_ok=True)
+        remove_note(path.parent)
         for unfinished in path.parent.glob(f"{CHECKPOINT}.*"):
             unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
         if not path.exists():

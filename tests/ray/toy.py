@@ -98,6 +98,7 @@ class ToyTrainable(tune.Trainable):
         payload = {
             "key": self.config["key"], "state": state, "seconds": 0.01 * len(self.curve), "curve": self.curve,
             "cases": cases, "host": "toy", "reason": reason, "trace": trace,
+            "failure": {"diverged": "not_finite", "failed": "bug"}.get(state, ""),
         }  # fmt: skip
         return {"payload": json.dumps(payload), "done": state != "running"}
 

@@ -20,8 +20,8 @@ from trainables import pictures
 from trainables.data.dataset import Dataset
 from trainables.loop import Training
 from trainables.method import IGNORE
-from trainables.stopping import EVERYBODY, LOOK_EVERY
-from trainables.trainable import CHECKPOINT, PREEMPTED, SAMPLES, StudyTrainable
+from trainables.stopping import EVERYBODY, LOOK_EVERY, read_note
+from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import Trial
 
 FIELDS = {"key", "state", "seconds", "curve", "cases", "host", "reason", "failure", "trace"}
@@ -388,7 +388,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(
     elsewhere = Place(tmp_path / "elsewhere", place.data_folder, place.dataset)
     expected = to_its_end(elsewhere.start(trial))
     stopped_after(place.start(trial), steps, monkeypatch)
-    note = json.loads((place.folder_of(trial) / PREEMPTED).read_text())
+    note = read_note(place.folder_of(trial))
     assert note == {"iteration": steps, "reason": "its process was sent SIGTERM"}
     saved = torch.load(place.folder_of(trial) / CHECKPOINT, weights_only=True)
     assert saved["training"]["iteration"] == steps
@@ -396,7 +396,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(
     again = to_its_end(place.start(trial))
     assert [without_time(r) for r in again] == [without_time(r) for r in expected]
     assert again[0]["curve"][0]["training_seconds"] > saved["training_seconds"]
-    assert not (place.folder_of(trial) / PREEMPTED).exists()
+    assert read_note(place.folder_of(trial)) is None
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -422,7 +422,8 @@ def test_sigterm_while_it_predicts(
         patch.setattr(Training, "predict", disturbed)
         with pytest.raises(SystemExit):
             to_its_end(running)
-    assert json.loads((place.folder_of(trial) / PREEMPTED).read_text())["iteration"] == min(2 * call, 8)
+    reason = "its process was sent SIGTERM"
+    assert read_note(place.folder_of(trial)) == {"iteration": min(2 * call, 8), "reason": reason}
     assert without_time(to_its_end(place.start(trial))[-1]) == without_time(expected[-1])
 
 
@@ -436,5 +437,5 @@ def test_the_driver_may_ask_to_stop(place: Place, tmp_path: Path) -> None:
     running.requests._looked = -LOOK_EVERY  # it looks twice a second only
     with pytest.raises(SystemExit):
         running.train()
-    note = json.loads((place.folder_of(trial) / PREEMPTED).read_text())
+    note = read_note(place.folder_of(trial))
     assert note == {"iteration": 2, "reason": "its driver was asked to stop"}
