@@ -46,6 +46,8 @@ class Machine:
     """None: a whole one where the machine, or the cluster, has any."""
     max_concurrent: int | None = None
     dashboard: bool = False
+    trial_timeout: float | None = None
+    """Seconds of training, validation and test that one trial may take in all."""
 
     @property
     def threads(self) -> int:
@@ -165,6 +167,7 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
             "threads": machine.threads,
             "gpus": machine.gpus_per_trial,
             "orders": str(orders.path),
+            "time_limit": machine.trial_timeout,
             "job": list(job.id),
         }
 

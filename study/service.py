@@ -27,6 +27,7 @@ from study.spec import PRETRAINING, Study
 from study.stopping import stop_on_signal
 from study.tracking import Tracker
 from trainables.data.dataset import Dataset
+from trainables.failures import TIMEOUT
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import DataSource
 
@@ -95,8 +96,8 @@ class Listeners:
         trial = engine.trial_folder(self.folder, row.key)
         self.tracker.trial_ended(row, _existing((trial / SAMPLES, "samples")))
         # A search's row says all, and its best is trained anew on fresh seeds; of a pre-training the network
-        # alone is needed.
-        if row.phase != "confirm":
+        # alone is needed. What ran out of time was not wrong, and may be looked at.
+        if row.phase != "confirm" and row.failure != TIMEOUT:
             with contextlib.suppress(OSError):
                 (trial / CHECKPOINT).unlink(missing_ok=True)
 

@@ -31,10 +31,14 @@ class DataError(Exception):
     """The data set cannot be read, or is no longer the one that the study was planned on."""
 
 
+class TimeLimitError(Exception):
+    """The trial took longer than it was given."""
+
+
 def classify(error: BaseException) -> str:
     """The class of what ended a trial inside its process: that of the first cause that has one, else "bug".
 
-    A lost process, a lost node, a preemption and a timeout are no exceptions of the trial's.
+    A lost process, a lost node and a preemption are no exceptions of the trial's.
     """
     return next((found for found in map(_class_of, _causes(error)) if found is not None), BUG)
 
@@ -57,4 +61,4 @@ def _class_of(error: BaseException) -> str | None:
         return NOT_FINITE
     if isinstance(error, DataError | UserError):
         return DATA
-    return None
+    return TIMEOUT if isinstance(error, TimeLimitError) else None

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables import discovery, metrics, networks
+from trainables import discovery, metrics, micro_batches, networks
 from trainables.batches import BatchSource
 from trainables.data.dataset import Dataset, resize_ids
 from trainables.failures import NotFiniteError
-from trainables.method import Network
+from trainables.method import Batch, Network, Terms
 from trainables.seeds import stable_seed
 from trainables.trial import Trial
 
@@ -50,6 +50,8 @@ class Training:
         """
         self.trial, self.dataset, self.device = trial, dataset, device
         self.interrupted = interrupted
+        self.parts = 1
+        """Micro-batches of a step; more than one only where `divisible`."""
         self.split = dataset.folds[trial.fold]
         self.iteration = 0
         self.start = self.until = 0
@@ -135,13 +137,27 @@ class Training:
             group["lr"] = protocol.learning_rate_at(t)
         progress = t / protocol.iterations
         batch = self.batches.batch(t)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
-            terms = self.method.losses(self.net, batch, self.state, progress)
         self.optimiser.zero_grad(set_to_none=True)
-        terms["total"].backward()
+        terms = self._backward(batch, progress)
         self.optimiser.step()
         self.method.after_step(self.net, self.state, progress)
         return terms
+
+    def _backward(self, batch: Batch, progress: float) -> Terms:
+        def losses(part: Batch) -> Terms:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
+                return self.method.losses(self.net, part, self.state, progress)
+
+        if self.parts > 1:
+            return micro_batches.backward(losses, batch, self.parts, self.method.means_over())
+        terms = losses(batch)
+        terms["total"].backward()
+        return terms
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a step may be computed in micro-batches."""
+        return bool(self.method.means_over()) and self.trial.protocol.batch_size > 1
 
     @torch.no_grad()
     def predict(self, rows: np.ndarray) -> np.ndarray:
@@ -230,6 +246,7 @@ class Training:
             "state": self.state.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "kept": self.kept,
+            "parts": self.parts,
             "sums": {"start": self.start, "until": self.until, "terms": self.sums},
         }
 
@@ -239,7 +256,8 @@ class Training:
         self.state.load_state_dict(saved["state"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.kept = saved["kept"]
-        # Checkpoints of older versions were made at reports alone, where nothing is summed up yet.
+        # Checkpoints of older versions knew no micro-batches, and were made at reports alone.
+        self.parts = saved.get("parts", 1)
         sums = saved.get("sums", {"start": self.iteration, "until": self.iteration, "terms": {}})
         self.start, self.until, self.sums = sums["start"], sums["until"], sums["terms"]
 

@@ -13,23 +13,20 @@ import dataclasses
 import gc
 import json
 import logging
-import os
 import platform
 import time
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray import tune
 
 from search_spaces import UserError
-from trainables import failures, pictures
-from trainables.batches import weak_labels
+from trainables import checkpoints, failures, samples
 from trainables.data.dataset import Dataset, open_dataset
-from trainables.failures import DataError, NotFiniteError
+from trainables.failures import DataError, NotFiniteError, TimeLimitError
 from trainables.loop import InterruptionError, Training
 from trainables.stopping import StopRequests, leave_note, remove_note
 from trainables.trial import Trial
@@ -45,7 +42,7 @@ class StudyTrainable(tune.Trainable):
 
     Config: trial (dict), key, folder, cache, metric, watch, threads, gpus; start and network: files of the
     network to start from and to leave behind, None where there is none; orders: the driver's file of
-    `trainables.stopping`, if it has one.
+    `trainables.stopping`, if it has one; time_limit: seconds that the trial may take in all, if any.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -55,16 +52,22 @@ class StudyTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
+        self._free()
+        return True
+
+    def _free(self) -> None:
+        """Nothing of the training before stays on the GPU."""
         gc.collect()
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # nothing of the trial before stays on the GPU
-        return True
+            torch.cuda.empty_cache()
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.settings = config
         orders = config.get("orders")
         self.requests.orders = None if orders is None else Path(orders)
         self.training: Training | None = None
+        self.parts = 1
+        """Micro-batches of a step."""
         self.seconds = 0.0
         self.training_seconds = 0.0
         """Of `seconds`, those without validation and test."""
@@ -77,6 +80,8 @@ class StudyTrainable(tune.Trainable):
             return _packed(self.last)
         with self.requests.busy():
             result = self._attempt()
+            if result.get("failure") == failures.OUT_OF_MEMORY:
+                result = self._with_less_memory(result)
         if result["state"] != "running":
             self.last = result
         return _packed(result)
@@ -86,19 +91,45 @@ class StudyTrainable(tune.Trainable):
         try:
             return self._advance()
         except InterruptionError:
-            self._leave()
+            return self._interrupted()
         except NotFiniteError as error:
             return self._ended("diverged", error)
         except Exception as error:  # a bug in one trial must not end the study; it is shown with its trace
             log.exception("trial %s failed", self.settings["key"])
             return self._ended("failed", error)
 
-    def _leave(self) -> NoReturn:
-        """A checkpoint of what was trained since the last report, a note to the driver, and the end."""
+    def _with_less_memory(self, failed: dict[str, Any]) -> dict[str, Any]:
+        """Once more from the last checkpoint, in two micro-batches, where the loss can be divided."""
+        if self.parts > 1:
+            how = "also in two micro-batches"
+        elif self.training is None or not self.training.divisible:
+            how = f"{self.settings['trial']['method']} cannot compute its loss in micro-batches"
+        else:
+            self._begin(self.settings)
+            self._free()
+            self.parts = 2
+            again = self._attempt()
+            return self._with_less_memory(again) if again["failure"] == failures.OUT_OF_MEMORY else again
+        return {**failed, "reason": f"{how}: {failed['reason']}"}
+
+    def _stop_now(self) -> bool:
+        return self.requests.asked() or self._late()
+
+    def _late(self) -> bool:
+        limit = self.settings.get("time_limit")
+        return limit is not None and self.seconds + time.perf_counter() - self.started > limit
+
+    def _interrupted(self) -> dict[str, Any]:
+        """A checkpoint of what was trained since the last report; the end of the trial, or of the process.
+
+        Raises SystemExit when the process was asked to stop, with a note to the driver.
+        """
         assert self.training is not None
-        since = time.perf_counter() - self.started
-        self.seconds += since
+        self.seconds += time.perf_counter() - self.started
         self._save(self._result("running"))
+        if not self.requests.reason:
+            limit = self.settings["time_limit"]
+            return self._ended("failed", TimeLimitError(f"it took longer than its limit of {limit:g} s"))
         leave_note(self._folder(), self.training.iteration, self.requests.reason)
         raise SystemExit(1)
 
@@ -154,15 +185,17 @@ class StudyTrainable(tune.Trainable):
         device = torch.device("cuda" if torch.cuda.is_available() and self._has_gpu() else "cpu")
         start = self.settings["start"]
         network = None if start is None else torch.load(start, map_location="cpu", weights_only=True)
-        self.training = Training(trial, dataset, device, network=network, interrupted=self.requests.asked)
+        self.training = Training(trial, dataset, device, network=network, interrupted=self._stop_now)
         path = self._folder() / CHECKPOINT
         remove_note(path.parent)
         for unfinished in path.parent.glob(f"{CHECKPOINT}.*"):
             unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
-        if not path.exists():
+        saved = torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+        if saved is not None:
+            self.training.load_state_dict(saved["training"])
+        self.parts = self.training.parts = max(self.parts, self.training.parts)
+        if saved is None:
             return None
-        saved = torch.load(path, map_location=device, weights_only=True)
-        self.training.load_state_dict(saved["training"])
         result: dict[str, Any] = saved["result"]
         self.seconds, self.curve = result["seconds"], result["curve"]
         # Checkpoints of older versions were made at reports alone.
@@ -201,40 +234,21 @@ class StudyTrainable(tune.Trainable):
             "result": result,
             "training_seconds": self.training_seconds,
         }
-        _write(self._folder() / CHECKPOINT, content)
+        checkpoints.write(self._folder() / CHECKPOINT, content)
 
     def _leave_network(self, path: Path, training: Training, result: dict[str, Any]) -> None:
         """First what it reports, then the network, then the checkpoint that calls the trial finished: where a
         later one is, the earlier ones are, too."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").write_text(json.dumps(result))
-        _write(path, {name: value.cpu() for name, value in training.net.state_dict().items()})
+        checkpoints.write(path, {name: value.cpu() for name, value in training.net.state_dict().items()})
 
     def _test(self, training: Training) -> list[dict[str, Any]]:
         rows = training.split.test
         predictions = training.predict(rows)
         scores = training.scores_of(predictions, rows)
-        self._draw(training, predictions)
+        samples.draw(self._folder() / SAMPLES, training, predictions)
         return [dataclasses.asdict(score) for score in scores]
-
-    def _draw(self, training: Training, test_predictions: np.ndarray, count: int = 4) -> None:
-        """Training images with their clicks, and test images, both with prediction and error."""
-        data, split = training.dataset, training.split
-        labels = weak_labels(training.trial, data).labels_NHW
-        shown = np.unique(np.linspace(0, len(split.train) - 1, count).astype(int))
-        tested = np.unique(np.linspace(0, len(split.test) - 1, count).astype(int))
-        rows = np.concatenate([split.train[shown], split.test[tested]])
-        nothing = np.full((len(tested), *data.shape), 255, np.uint8)
-        pictures.samples(
-            self._folder() / SAMPLES,
-            data.images_NHW[rows],
-            data.masks_NHW[rows],
-            np.concatenate([labels[shown], nothing]),
-            np.concatenate([training.predict(split.train[shown]), test_predictions[tested]]),
-            data.class_names,
-            [f"train {data.image_ids[r]}" for r in split.train[shown]]
-            + [f"test {data.image_ids[r]}" for r in split.test[tested]],
-        )
 
     def _result(self, state: str) -> dict[str, Any]:
         return {
@@ -246,6 +260,7 @@ class StudyTrainable(tune.Trainable):
             "host": platform.node(),
             "reason": "",
             "failure": "",
+            "micro_batches": self.parts,
             "trace": "",
         }
 
@@ -264,16 +279,6 @@ class StudyTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing from Ray: `_open` continues from the trial's own checkpoint."""
-
-
-def _write(target: Path, content: dict[str, Any]) -> None:
-    """Atomic: a kill at any moment leaves the old file or the new one, whole."""
-    temporary = target.with_name(f"{target.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave the new name without its content
-    temporary.replace(target)
 
 
 def _packed(result: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 
 from search_spaces import UserError
 from trainables import failures
-from trainables.failures import DataError, NotFiniteError, classify
+from trainables.failures import DataError, NotFiniteError, TimeLimitError, classify
 
 
 def caused(error: Exception, by: Exception) -> Exception:
@@ -26,6 +26,7 @@ def caused(error: Exception, by: Exception) -> Exception:
         ),
         (NotFiniteError("loss = nan"), "not_finite"),
         (DataError("it changed"), "data"),
+        (TimeLimitError("it took 3 s"), "timeout"),
         (UserError("The file is damaged."), "data"),
         (caused(RuntimeError("while loading"), OSError("no")), "bug"),
         (caused(RuntimeError("in the step"), torch.OutOfMemoryError("CUDA out of memory")), "out_of_memory"),

@@ -24,7 +24,7 @@ from trainables.stopping import EVERYBODY, LOOK_EVERY, read_note
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import Trial
 
-FIELDS = {"key", "state", "seconds", "curve", "cases", "host", "reason", "failure", "trace"}
+FIELDS = {"key", "state", "seconds", "curve", "cases", "host", "reason", "failure", "micro_batches", "trace"}
 
 
 @pytest.fixture(autouse=True)
@@ -439,3 +439,72 @@ def test_the_driver_may_ask_to_stop(place: Place, tmp_path: Path) -> None:
         running.train()
     note = read_note(place.folder_of(trial))
     assert note == {"iteration": 2, "reason": "its driver was asked to stop"}
+
+
+CE = {"method": "full_supervision", "settings": {"loss": "ce"}}
+
+
+def without_memory(monkeypatch: pytest.MonkeyPatch, *, largest: int, from_step: int = 0) -> None:
+    """From a step on the machine has memory for batches of `largest` images."""
+    from trainables.methods.full_supervision import FullSupervision
+
+    losses = FullSupervision.losses
+
+    def limited(self: FullSupervision, net: Any, batch: Any, state: Any, progress: float) -> Any:
+        if len(batch.image_BCHW) > largest and progress >= from_step / 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return losses(self, net, batch, state, progress)
+
+    monkeypatch.setattr(FullSupervision, "losses", limited)
+
+
+def test_out_of_memory_goes_on_with_half_the_micro_batch(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From the last checkpoint, as a training that computes its steps in two parts from there on."""
+    trial = place.trial(**CE)
+    size = trial.protocol.batch_size
+    training = Training(trial, place.dataset, torch.device("cpu"))
+    expected = [training.advance(2)["total"]]
+    training.parts = 2
+    expected += [training.advance(until)["total"] for until in (4, 6)]
+
+    without_memory(monkeypatch, largest=(size + 1) // 2, from_step=3)
+    running = place.start(trial)
+    reports = [report(running), report(running)]
+    reports += to_its_end(place.start(trial))  # and another process knows that it must
+    assert [p["loss_total"] for p in reports[-1]["curve"]] == expected
+    assert [r["micro_batches"] for r in reports] == [1, 2, 2]
+    assert (reports[-1]["state"], reports[-1]["failure"]) == ("finished", "")
+
+
+def test_out_of_memory_once_more_only(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_memory(monkeypatch, largest=1)
+    trial = place.trial(**CE, protocol=protocol(batch_size=6))
+    last = report(place.start(trial))
+    assert (last["state"], last["failure"], last["micro_batches"]) == ("failed", "out_of_memory", 2)
+    assert last["reason"] == "also in two micro-batches: CUDA out of memory. Tried to allocate 2 GiB."
+    assert "OutOfMemoryError" in last["trace"]
+
+
+def test_out_of_memory_of_an_indivisible_loss(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_memory(monkeypatch, largest=1)
+    last = report(place.start(place.trial()))  # with Dice, a ratio of sums over the batch
+    assert (last["state"], last["failure"], last["micro_batches"]) == ("failed", "out_of_memory", 1)
+    assert last["reason"].startswith("full_supervision cannot compute its loss in micro-batches: CUDA out of")
+
+
+def test_the_time_limit_ends_a_trial_with_its_checkpoint(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = place.trial()
+    running = place.start(trial, time_limit=1000.0)
+    first = report(running)
+    running.settings["time_limit"] = 1e-9
+    last = report(running)
+    assert (last["state"], last["failure"]) == ("failed", "timeout")
+    assert last["reason"] == "it took longer than its limit of 1e-09 s"
+    assert last["curve"] == first["curve"]
+    assert torch.load(place.folder_of(trial) / CHECKPOINT, weights_only=True)["training"]["iteration"] == 2
+    assert report(place.start(trial, time_limit=1e-9))["failure"] == "timeout"  # it counts over processes
+    assert to_its_end(place.start(trial))[-1]["state"] == "finished"  # and with more time it goes on
