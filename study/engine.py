@@ -27,8 +27,8 @@ from study.board import Board, Job
 from study.stopping import Orders, stop_on_signal
 from trainables.metrics import METRICS
 
-WATCH_EVERY = 5.0
-"""Seconds between two looks at whether the cluster still has a node."""
+WATCH_EVERY = 2.0
+"""Seconds between two looks at whether the cluster still has a node, and which of them are about to go."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that the head node of a cluster has to accept a connection."""
@@ -192,7 +192,7 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
     )
     try:
         # The signals again: Ray put its own handlers in their place when it started.
-        with _quiet(folder / "ray.log"), _while_a_node_lives(), stop_on_signal(board, orders):
+        with _quiet(folder / "ray.log"), _while_a_node_lives(orders), stop_on_signal(board, orders):
             tuner.fit()
     except BoardError as carrier:
         raise carrier.error from None
@@ -238,11 +238,16 @@ class BoardError(BaseException):
 
 
 @contextlib.contextmanager
-def _while_a_node_lives() -> Iterator[None]:
-    """Tune would wait for ever for a cluster that lost its last node. Raises RuntimeError instead."""
-    import ray
+def _while_a_node_lives(orders: Orders) -> Iterator[None]:
+    """Tune would wait for ever for a cluster that lost its last node. Raises RuntimeError instead.
 
-    ended, lost = threading.Event(), threading.Event()
+    The workers of a node that is being drained are told to leave: `ray start --block` that gets SIGTERM, and
+    autoscalers that give a machine back, do that before they end Ray's processes there (30 s, Ray 2.60).
+    """
+    import ray
+    from ray._private.state import state  # nothing public tells it
+
+    ended, lost, told = threading.Event(), threading.Event(), set[str]()
 
     def watch() -> None:
         while not ended.wait(WATCH_EVERY):
@@ -250,6 +255,10 @@ def _while_a_node_lives() -> Iterator[None]:
                 lost.set()
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
                 return
+            for node in state.get_draining_nodes().keys() - told:
+                with contextlib.suppress(OSError):  # the disk is full: next time perhaps
+                    orders.give(node)
+                    told.add(node)
 
     thread = threading.Thread(target=watch, name="watch over Ray", daemon=True)
     thread.start()
