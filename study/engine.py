@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import socket
 import sys
 import threading
@@ -24,7 +23,7 @@ from typing import Any
 
 from search_spaces import UserError
 from study.board import Board, Job
-from study.stopping import Orders, stop_on_signal
+from study.stopping import Orders, end_now, stop_on_signal
 from trainables.metrics import METRICS
 
 WATCH_EVERY = 2.0
@@ -253,7 +252,7 @@ def _while_a_node_lives(orders: Orders) -> Iterator[None]:
         while not ended.wait(WATCH_EVERY):
             if not any(node["Alive"] for node in ray.nodes()):
                 lost.set()
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+                end_now()
                 return
             for node in state.get_draining_nodes().keys() - told:
                 with contextlib.suppress(OSError):  # the disk is full: next time perhaps
