@@ -23,7 +23,7 @@ from tests.ray.toy import TermTrainable
 from trainables.stopping import read_note
 from trainables.trainable import CHECKPOINT, StudyTrainable
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 WITHIN = 10.0
 """Seconds from the signal to the checkpoint that are promised; a step here takes a hundredth of one."""
