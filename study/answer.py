@@ -70,8 +70,13 @@ def _unit(answer: Answer) -> str:
 
 
 def to_markdown(answer: Answer) -> str:
-    """Table of the arms, verdict sentences, and what is missing, as GitHub-flavoured Markdown."""
+    """Table of the arms, verdict sentences, and what is missing, as GitHub-flavoured Markdown.
+
+    Where every trial failed, the sentence that says why.
+    """
     lines = [f"# {_plain_markdown(answer.study)}", ""]
+    if answer.all_failed:
+        return "\n".join([*lines, _plain_markdown(answer.all_failed)]) + "\n"
     lines += _markdown_table([_cells(arm, answer.metric) for arm in answer.arms])
     by_structure = [_structure_cells(arm, answer.metric) for arm in answer.arms if len(arm.structures) > 1]
     if by_structure:
@@ -105,6 +110,8 @@ def _plain_markdown(text: str) -> str:
 
 def to_table(answer: Answer) -> Group:
     """The same for a terminal. Names become `Text`, so no bracket in them is read as markup."""
+    if answer.all_failed:
+        return Group(Text(answer.all_failed, style="yellow"))
     table = Table(title=Text(answer.study), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     rows = [_cells(arm, answer.metric) for arm in answer.arms]
     headers = [header for header in rows[0] if header not in _ONLY_MARKDOWN]

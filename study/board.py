@@ -16,6 +16,7 @@ import optuna
 
 from search_spaces import UserError
 from study.arm_board import ArmBoard, Job, job_of
+from study.losses import Losses
 from study.pretraining import Networks, PretrainingBoard
 from study.proposals import Attempt, survives
 from study.results import CaseRow, Ledger, TrialRow
@@ -62,6 +63,7 @@ class Board:
             for arm in study.arms
         }
         self.running: dict[tuple[str, str, int], Job] = {}
+        self.losses = Losses()
         self.stopping = False
         self._reconcile(ledger.trials())
 
@@ -143,10 +145,12 @@ class Board:
     def _lacks_its_start(self, job: Job) -> bool:
         """Ends a job whose pre-training left no network."""
         start = job.trial.pretraining
-        reason = self.pretraining.broken.get(start.key()) if start is not None else None
-        if reason is not None:
-            self._end(job, dataclasses.replace(job.row, state="failed", reason=reason), [])
-        return reason is not None
+        broken = self.pretraining.broken.get(start.key()) if start is not None else None
+        if broken is not None:
+            reason = f"its pre-training {broken.state}: {broken.reason}"
+            row = dataclasses.replace(job.row, state="failed", reason=reason, failure=broken.failure)
+            self._end(job, row, [])
+        return broken is not None
 
     def _twin(self, job: Job) -> int | None:
         """The number of an earlier search trial with the same key: it is, or will be, this one's result."""
@@ -179,8 +183,19 @@ class Board:
             return True
         return False
 
+    def lost(self, job: Job, failure: str, *, iteration: int = 0, message: str = "") -> None:
+        """Its process is gone. The trial is handed out again as long as it gets further, else it failed.
+
+        iteration: of the checkpoint that the process left, if that is newer than the last report.
+        """
+        if self.losses.note(job.id, failure, max(iteration, job.row.iterations)):
+            self.take_back(job)
+        else:
+            result = {"failure": failure, "trace": message}
+            self.end(job, result, "failed", reason=self.losses.reason(job.id))
+
     def take_back(self, job: Job) -> None:
-        """Its process was lost: `suggest` gives the job out again, and it continues from its checkpoint."""
+        """`suggest` gives the job out again, and it continues from its checkpoint."""
         self.running.pop(job.id, None)
         if job.phase == "pretrain":
             self.pretraining.end(job.row.key)
@@ -220,8 +235,14 @@ class Board:
     def end(self, job: Job, result: Mapping[str, Any], state: str, reason: str = "") -> None:
         """Writes down how a job ended: ledger, Optuna, then whoever listens."""
         details = {**job.row.details, "host": result.get("host", ""), "trace": result.get("trace", "")}
-        reason = reason or result.get("reason", "")
-        row = dataclasses.replace(job.row, state=state, reason=reason, finished=time.time(), details=details)
+        if result.get("micro_batches", 1) > 1:  # each with a batch normalisation of its own
+            details["micro_batches"] = result["micro_batches"]
+        if job.id in self.losses.history:
+            details["losses"] = self.losses.history[job.id]
+        row = dataclasses.replace(
+            job.row, state=state, reason=reason or result.get("reason", ""), finished=time.time(),
+            details=details, failure=result.get("failure", "") if state in ("failed", "diverged") else "",
+        )  # fmt: skip
         if state == "diverged":
             row = dataclasses.replace(row, value=None)
         cases = [self._case(job, raw) for raw in result.get("cases", [])] if state == "finished" else []
@@ -233,7 +254,7 @@ class Board:
         if job.phase == "pretrain":
             self.pretraining.end(row.key)
             if not self.pretraining.networks.has(row.key):
-                self.pretraining.broken[row.key] = f"its pre-training {row.state}: {row.reason}"
+                self.pretraining.broken[row.key] = row
         elif job.phase == "search":
             board = self.arms[job.arm]
             board.rows[row.number] = row

@@ -73,6 +73,9 @@ ConcurrentOption = Annotated[
     int | None,
     typer.Option("--max-concurrent", envvar="STUDY_MAX_CONCURRENT", help="Trials at once, at most."),
 ]
+TimeoutOption = Annotated[
+    float | None, typer.Option("--trial-timeout", help="Seconds after which a trial fails; none by default.")
+]
 TrackingOption = Annotated[
     str | None,
     typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow; default: SQLite in the home."),
@@ -179,6 +182,7 @@ def run(
     cpus_per_trial: CpusOption = 1.0,
     gpus_per_trial: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
+    trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
     dashboard: Annotated[bool, typer.Option(help="Start Ray's dashboard on loopback.")] = False,
@@ -199,7 +203,9 @@ def run(
     if dry_run:
         commands.show_plan(study, home, cpus_per_trial, max_concurrent, "table", out)
         return
-    machine = commands.machine(address, cpus_per_trial, gpus_per_trial, max_concurrent, dashboard)
+    machine = commands.machine(
+        address, cpus_per_trial, gpus_per_trial, max_concurrent, dashboard, trial_timeout
+    )
     raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage))
 
 
@@ -213,6 +219,7 @@ def extend(
     cpus_per_trial: CpusOption = 1.0,
     gpus_per_trial: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
+    trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
 ) -> None:
@@ -225,7 +232,7 @@ def extend(
     from study import commands
 
     study = commands.extended(name, trials, replicates, home)
-    machine = commands.machine(address, cpus_per_trial, gpus_per_trial, max_concurrent, False)
+    machine = commands.machine(address, cpus_per_trial, gpus_per_trial, max_concurrent, False, trial_timeout)
     raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage))
 
 

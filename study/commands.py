@@ -55,9 +55,18 @@ def extended(name: str, trials: int | None, replicates: int | None, home: str) -
 
 
 def machine(
-    address: str | None, cpus: float, gpus: float | None, max_concurrent: int | None, dashboard: bool
+    address: str | None,
+    cpus: float,
+    gpus: float | None,
+    max_concurrent: int | None,
+    dashboard: bool,
+    trial_timeout: float | None = None,
 ) -> Machine:
     """What a trial takes. Raises UserError for shares that no machine can give."""
+    if trial_timeout is not None and not trial_timeout > 0:
+        raise UserError(
+            f"--trial-timeout must be more than 0 seconds, but got {trial_timeout:g}; leave it out."
+        )
     if cpus <= 0:
         raise UserError(f"--cpus-per-trial must be above 0, but got {cpus:g}.")
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
@@ -70,6 +79,7 @@ def machine(
         gpus_per_trial=gpus,
         max_concurrent=max_concurrent,
         dashboard=dashboard,
+        trial_timeout=trial_timeout,
     )
 
 

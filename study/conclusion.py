@@ -8,7 +8,6 @@ out: the configuration confirmed last is the arm's.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from study.fates import all_failed, fates
 from study.results import CaseRow, TrialRow
 from study.stats import Interval, Paired, case_means, holm, mean_interval, paired, verdict
 from trainables.metrics import METRICS
@@ -96,6 +96,8 @@ class Answer:
     pairs: tuple[PairAnswer, ...]
     problems: tuple[str, ...]
     """One sentence for each arm that lacks replicates."""
+    all_failed: str = ""
+    """Why there is nothing to show, where every trial failed."""
 
     @property
     def complete(self) -> bool:
@@ -128,6 +130,7 @@ def build(
         tuple(_arm(arm, metric, replicates, confirmed[arm], scored[arm], trials, watch) for arm in arms),
         _pairs(metric, pairs, {arm: _by_case(scored[arm], metric) for arm in arms}),
         tuple(problem for problem in problems if problem),
+        all_failed(study, trials),
     )
 
 
@@ -238,21 +241,14 @@ def _problem(
     finished = _finished(confirmed)
     if finished >= planned:
         return "" if rows else f"{arm}: its confirmation replicates scored no structure of a test case."
-    lacking = _fates(t for t in confirmed if t.state != "finished")
+    lacking = fates(t for t in confirmed if t.state != "finished")
     if planned > len(confirmed):
         lacking.append(f"{planned - len(confirmed)} not started")
     broken = [t for t in trials if t.arm == arm and t.phase == "search" and t.state in ("failed", "diverged")]
-    search = f"; in its search {', '.join(_fates(broken))}" if broken and not confirmed else ""
+    search = f"; in its search {', '.join(fates(broken))}" if broken and not confirmed else ""
     return (
         f"{arm}: {finished} of {planned} confirmation replicates have finished, {', '.join(lacking)}{search}."
     )
-
-
-def _fates(trials: Iterable[TrialRow]) -> list[str]:
-    """For example "2 failed (out of memory)", for each state and first line of its reason."""
-    reasons = ((t.state, t.reason.strip().partition("\n")[0].rstrip(". ")) for t in trials)
-    counts = Counter(f"{state} ({reason})" if reason else state for state, reason in reasons)
-    return [f"{number} {fate}" for fate, number in counts.items()]
 
 
 def _pairs(

@@ -13,28 +13,21 @@ import json
 import logging
 import os
 import shutil
-import signal
 import socket
 import sys
 import threading
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search_spaces import UserError
 from study.board import Board, Job
+from study.stopping import Orders, end_now, stop_on_signal
 from trainables.metrics import METRICS
 
-RETRIES = 3
-"""How often a trial is started again whose process or node was lost; it continues from its checkpoint.
-
-Counted by the searcher: Tune gives a trial up at the first loss that falls between two trials of a process.
-"""
-
-WATCH_EVERY = 5.0
-"""Seconds between two looks at whether the cluster still has a node."""
+WATCH_EVERY = 2.0
+"""Seconds between two looks at whether the cluster still has a node, and which of them are about to go."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that the head node of a cluster has to accept a connection."""
@@ -52,6 +45,8 @@ class Machine:
     """None: a whole one where the machine, or the cluster, has any."""
     max_concurrent: int | None = None
     dashboard: bool = False
+    trial_timeout: float | None = None
+    """Seconds of training, validation and test that one trial may take in all."""
 
     @property
     def threads(self) -> int:
@@ -153,6 +148,9 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
     from study.ray_adapters import BoardScheduler, BoardSearcher
 
     networks = board.pretraining.networks
+    scratch = folder / "ray"
+    shutil.rmtree(scratch, ignore_errors=True)  # Tune's own records of an earlier run: nothing of it is read
+    orders = Orders(scratch / "orders")
 
     def config_of(job: Job) -> dict[str, Any]:
         start = job.trial.pretraining
@@ -167,13 +165,13 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
             "network": str(networks.file(job.row.key)) if job.phase == "pretrain" else None,
             "threads": machine.threads,
             "gpus": machine.gpus_per_trial,
+            "orders": str(orders.path),
+            "time_limit": machine.trial_timeout,
             "job": list(job.id),
         }
 
     searcher = BoardSearcher(board, config_of)
     resources = {"cpu": machine.cpus_per_trial, "gpu": machine.gpus_per_trial}
-    scratch = folder / "ray"
-    shutil.rmtree(scratch, ignore_errors=True)  # Tune's own records of an earlier run: nothing of it is read
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
@@ -193,7 +191,7 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
     )
     try:
         # The signals again: Ray put its own handlers in their place when it started.
-        with _quiet(folder / "ray.log"), _while_a_node_lives(), stop_on_signal(board):
+        with _quiet(folder / "ray.log"), _while_a_node_lives(orders), stop_on_signal(board, orders):
             tuner.fit()
     except BoardError as carrier:
         raise carrier.error from None
@@ -239,36 +237,27 @@ class BoardError(BaseException):
 
 
 @contextlib.contextmanager
-def stop_on_signal(board: Board) -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt; what runs is continued from its checkpoint next time."""
+def _while_a_node_lives(orders: Orders) -> Iterator[None]:
+    """Tune would wait for ever for a cluster that lost its last node. Raises RuntimeError instead.
 
-    def stop(number: int, frame: types.FrameType | None) -> None:
-        board.stopping = True
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    before: dict[int, Callable[..., Any] | int | None] = {
-        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _while_a_node_lives() -> Iterator[None]:
-    """Tune would wait for ever for a cluster that lost its last node. Raises RuntimeError instead."""
+    The workers of a node that is being drained are told to leave: `ray start --block` that gets SIGTERM, and
+    autoscalers that give a machine back, do that before they end Ray's processes there (30 s, Ray 2.60).
+    """
     import ray
+    from ray._private.state import state  # nothing public tells it
 
-    ended, lost = threading.Event(), threading.Event()
+    ended, lost, told = threading.Event(), threading.Event(), set[str]()
 
     def watch() -> None:
         while not ended.wait(WATCH_EVERY):
             if not any(node["Alive"] for node in ray.nodes()):
                 lost.set()
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                end_now()
                 return
+            for node in state.get_draining_nodes().keys() - told:
+                with contextlib.suppress(OSError):  # the disk is full: next time perhaps
+                    orders.give(node)
+                    told.add(node)
 
     thread = threading.Thread(target=watch, name="watch over Ray", daemon=True)
     thread.start()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from study.plan import pretrainings
+from study.results import TrialRow
 from study.spec import Study
 from trainables.trial import DataSource, Trial
 
@@ -67,8 +68,8 @@ class PretrainingBoard:
         self.trials = pretrainings(study, data)
         self.numbers = {key: number for number, key in enumerate(self.trials)}
         self.running: set[str] = set()
-        self.broken: dict[str, str] = {}
-        """Why a pre-training of this run left no network, by key."""
+        self.broken: dict[str, TrialRow] = {}
+        """The rows of pre-trainings of this run that left no network, by key."""
 
     def missing(self) -> Iterator[tuple[str, Trial]]:
         """Those whose network is not there yet."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from study.board import Board, Job
-from study.engine import RETRIES, BoardError, payload_of
+from study.engine import BoardError, payload_of
+from study.losses import class_of
+from trainables.stopping import read_note
 
 
 class BoardSearcher(Searcher):
@@ -22,18 +24,21 @@ class BoardSearcher(Searcher):
         self.board, self.config_of = board, config_of
         self.jobs: dict[str, Job] = {}
         self.stopped: set[str] = set()
-        self.losses: Counter[tuple[str, str, int]] = Counter()
+        self.messages: dict[str, str] = {}
+        """What Ray said of trials whose process it lost."""
+        self.safe: set[str] = set()
+        """Trials that left a checkpoint since the driver was asked to stop."""
         self.last: dict[str, dict[str, Any]] = {}
 
     @contextlib.contextmanager
     def _asking_the_board(self) -> Iterator[None]:
-        """An error of the board ends the run, as a signal does that came where Python could not raise it."""
-        if self.board.stopping:
-            raise KeyboardInterrupt
+        """An error of the board ends the run, as a signal does once every running trial is safe."""
         try:
             yield
         except Exception as error:
             raise BoardError(error) from error
+        if self.board.stopping and self.jobs.keys() <= self.safe:
+            raise KeyboardInterrupt
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         with self._asking_the_board():
@@ -49,6 +54,8 @@ class BoardSearcher(Searcher):
             payload = payload_of(result)
             self.last[trial_id] = payload
             goes_on = self.board.report(self.jobs[trial_id], payload)
+            if self.board.stopping:
+                self.safe.add(trial_id)  # a report is a checkpoint
         if not goes_on:
             self.stopped.add(trial_id)
         return goes_on
@@ -69,11 +76,10 @@ class BoardSearcher(Searcher):
         self.last.pop(trial_id, None)
         if trial_id in self.stopped:
             self.board.end(job, last or {}, "pruned", reason=f"stopped at iteration {job.row.iterations}")
-        elif error and self.losses[job.id] == RETRIES:
-            self.board.end(job, {}, "failed", reason=f"its process was lost {RETRIES + 1} times")
         elif error:
-            self.losses[job.id] += 1
-            self.board.take_back(job)
+            note, message = read_note(Path(self.config_of(job)["folder"])), self.messages.pop(trial_id, "")
+            reached = note["iteration"] if note is not None else 0
+            self.board.lost(job, class_of(message, note), iteration=reached, message=message)
         elif last is not None and last["state"] != "running":
             if self.board.report(job, last):
                 self.board.end(job, last, last["state"])
@@ -105,3 +111,8 @@ class BoardScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         goes_on = self.searcher.heard(trial.trial_id, result)
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Called before the searcher hears of it, which is told no reason."""
+        if trial.error_file is not None:
+            self.searcher.messages[trial.trial_id] = Path(trial.error_file).read_text()

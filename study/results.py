@@ -21,6 +21,8 @@ FINAL_STATES = ("finished", "pruned", "diverged", "failed")
 
 _log = logging.getLogger(__name__)
 _JSON = ("parameters", "curve", "details")
+_YOUNGER = {"failure": ""}
+"""Columns of trials that the ledgers of earlier releases lack, and what their rows have there."""
 _CASE_IDENTITY = ("arm", "phase", "replicate", "key", "split", "case_id", "volume_id", "class_id")
 
 
@@ -54,6 +56,8 @@ class TrialRow:
     """Unix time in seconds, as `finished`."""
     finished: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+    """Of a trial that diverged or failed: one of `trainables.failures.CLASSES`."""
 
     @property
     def identity(self) -> tuple[str, str, int, str]:
@@ -114,7 +118,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._trials = Segments(folder, "trials", _schema(TrialRow), LEDGER_VERSION)
+        self._trials = Segments(folder, "trials", _schema(TrialRow), LEDGER_VERSION, _YOUNGER)
         self._cases = Segments(folder, "cases", _schema(CaseRow), LEDGER_VERSION)
         self._sequence: int | None = None
 

@@ -68,6 +68,12 @@ def state_tags(row: TrialRow) -> dict[str, str]:
     tags = {"study.state": row.state}
     if row.reason:
         tags["study.reason"] = row.reason
+    if row.failure:
+        tags["study.failure"] = row.failure
+    if "micro_batches" in row.details:
+        tags["study.micro_batches"] = str(row.details["micro_batches"])
+    if row.details.get("losses"):
+        tags["study.losses"] = ", ".join(row.details["losses"])
     if row.state == "diverged":
         tags["study.diverged"] = "true"
     return tags

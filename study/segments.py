@@ -47,7 +47,16 @@ class Segments:
     while both exist the range in the name tells a reader to ignore the parts.
     """
 
-    def __init__(self, folder: Path, kind: str, schema: pa.Schema, version: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        schema: pa.Schema,
+        version: str,
+        younger: Mapping[str, Any] | None = None,
+    ) -> None:
+        """younger: columns that the first segments of this version lack, and what is read there instead."""
+        self._younger = younger or {}
         self._folder = folder
         self._kind = kind
         self._schema = schema.with_metadata({VERSION_KEY: version.encode()})
@@ -164,7 +173,8 @@ class Segments:
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
             version = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
             if version == self._version:
-                return file.read(columns=None if columns is None else list(columns), use_threads=False)
+                wanted = self._schema.names if columns is None else list(columns)
+                return self._completed(file.read(columns=wanted, use_threads=False), wanted)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
@@ -176,6 +186,16 @@ class Segments:
             f"The ledger file {segment.path} must have the ledger version {self._version.decode()!r} and has "
             f"{found}: read this study with the release that wrote it, or run it again under another name."
         )
+
+    def _completed(self, table: pa.Table, wanted: Sequence[str]) -> pa.Table:
+        """The wanted columns in their order, with the younger ones that a segment of before lacks."""
+        for name in (name for name in wanted if name not in table.column_names):
+            if name not in self._younger:
+                raise pa.ArrowInvalid(f"it has no column {name!r}")
+            field = self._schema.field(name)
+            value = pa.scalar(self._younger[name], field.type)
+            table = table.append_column(field, pa.repeat(value, len(table)))
+        return table.select(wanted)
 
 
 def _uncovered(segments: Sequence[Segment]) -> list[Segment]:

@@ -24,8 +24,10 @@ from study.pictures import learning_curves
 from study.pretraining import Networks
 from study.results import TrialRow
 from study.spec import PRETRAINING, Study
+from study.stopping import stop_on_signal
 from study.tracking import Tracker
 from trainables.data.dataset import Dataset
+from trainables.failures import TIMEOUT
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import DataSource
 
@@ -98,8 +100,8 @@ class Listeners:
         trial = engine.trial_folder(self.folder, row.key)
         self.tracker.trial_ended(row, self.artifacts(row))
         # A search's row says all, and its best is trained anew on fresh seeds; of a pre-training the network
-        # alone is needed.
-        if row.phase != "confirm":
+        # alone is needed. What ran out of time was not wrong, and may be looked at.
+        if row.phase != "confirm" and row.failure != TIMEOUT:
             with contextlib.suppress(OSError):
                 (trial / CHECKPOINT).unlink(missing_ok=True)
 
@@ -154,7 +156,7 @@ def run(
 def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder, trainable: type) -> None:
     if board.finished():
         return
-    with engine.stop_on_signal(board):
+    with stop_on_signal(board):
         try:
             machine, slots = engine.connect(machine)
             with Screen(console, board, slots):

@@ -85,6 +85,17 @@ def _arm_cells(study: Study, rows: list[TrialRow]) -> list[str]:
     ]
 
 
+def _failures(study: Study, folder: StudyFolder) -> list[str]:
+    """For each arm with failures their classes: "two clicks: 2 out_of_memory, 1 bug"."""
+    rows = folder.ledger.trials()
+    lines = []
+    for arm in study.arms:
+        classes = Counter(row.failure for row in _current(study, rows, arm.name) if row.failure)
+        if classes:
+            lines.append(f"{arm.name}: {', '.join(f'{n} {failure}' for failure, n in classes.most_common())}")
+    return lines
+
+
 def headers(study: Study) -> list[str]:
     return ["arm", *STATES[:-1], f"best {study.metric} (val)", "confirmed"]
 
@@ -93,7 +104,8 @@ def to_markdown(study: Study, folder: StudyFolder) -> str:
     names = headers(study)
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
     lines += [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in _cells(study, folder)]
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
+    table = "\n".join(f"| {line} |" for line in lines) + "\n"
+    return table + "".join(f"\n- {line}" for line in _failures(study, folder))
 
 
 def to_table(study: Study, folder: StudyFolder) -> Table:
@@ -106,4 +118,7 @@ def to_table(study: Study, folder: StudyFolder) -> Table:
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for cells in _cells(study, folder):
         table.add_row(*(Text(c) for c in cells))
+    failed = _failures(study, folder)
+    if failed:
+        table.caption, table.caption_justify = Text("\n".join(failed)), "left"
     return table

@@ -147,7 +147,14 @@ class TrialRuns:
         trial = self._trial(row)
         if trial.status != "RUNNING":
             self._runs.resume(trial.run_id)
-            self._runs.tag(trial.run_id, {"study.state": row.state, "study.interrupted": "false"})
+            # Tried again, so what ended it before no longer holds.
+            again = {
+                "study.state": row.state,
+                "study.interrupted": "false",
+                "study.failure": "",
+                "study.reason": "",
+            }
+            self._runs.tag(trial.run_id, again)
             trial.status, trial.state = "RUNNING", row.state
         self._live[row.key] = row.identity
 

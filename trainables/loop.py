@@ -1,31 +1,34 @@
 """The one training loop. Knows neither Ray nor MLflow: a `Training` advances, validates, tests, saves, loads.
 
 Everything random at step t is drawn from (seed, t), so a training that was killed and continued from its
-checkpoint is bit for bit the training that was not (on the CPU, with the same number of threads).
+checkpoint is bit for bit the training that was not (on the CPU, with the same number of threads), wherever
+between two steps it was cut off.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables import discovery, metrics, networks
+from trainables import discovery, metrics, micro_batches, networks
 from trainables.batches import BatchSource
 from trainables.data.dataset import Dataset, resize_ids
-from trainables.method import Network
+from trainables.failures import NotFiniteError
+from trainables.method import Batch, Network, Terms
 from trainables.seeds import stable_seed
 from trainables.trial import Trial
 
 EVALUATION_BATCH = 64
 
 
-class NotFiniteError(ArithmeticError):
-    """The loss became NaN or infinite: the trial diverged. A result of its parameters, not a bug."""
+class InterruptionError(Exception):
+    """A training was asked to stop, between two steps or in a validation: its state may be saved."""
 
 
 class Training:
@@ -38,11 +41,22 @@ class Training:
         device: torch.device,
         *,
         network: Mapping[str, Tensor] | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """network: the weights that a pre-trained trial starts from, instead of random ones."""
+        """network: the weights that a pre-trained trial starts from, instead of random ones.
+
+        interrupted: asked before every step and every batch of a prediction; once it is true, these raise
+        InterruptionError.
+        """
         self.trial, self.dataset, self.device = trial, dataset, device
+        self.interrupted = interrupted
+        self.parts = 1
+        """Micro-batches of a step; more than one only where `divisible`."""
         self.split = dataset.folds[trial.fold]
         self.iteration = 0
+        self.start = self.until = 0
+        """The iterations between which the loss terms are summed: of the last or the broken-off `advance`."""
+        self.sums: dict[str, Tensor] = {}
         self.kept: dict[str, Any] | None = None
         """The validation metrics and the weights that the protocol keeps so far."""
         torch.manual_seed(stable_seed("weights", trial.seed))
@@ -84,26 +98,37 @@ class Training:
     def advance(self, until: int) -> dict[str, float]:
         """Trains up to iteration `until`; returns the mean of every loss term on the way.
 
+        After an InterruptionError the same call goes on where it stopped, also in another process that loaded
+        the state, and returns the mean over the whole way; once there, it returns that again.
         Raises NotFiniteError when a loss was NaN or infinite, or the last step left such a weight. The check
         costs two host synchronisations a call, none a step: terms are summed on the device.
         """
         self.net.train()
         self.state.train()
-        if until == self.iteration:
-            return {}
-        start, sums = self.iteration, dict[str, Tensor]()
+        if until != self.until:
+            self.start, self.until, self.sums = self.iteration, until, {}
         while self.iteration < until:
+            self._stop_if_asked()
             for name, value in self._step().items():
-                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+                value = value.detach()
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.iteration += 1
-        means = {name: float(total) / (until - start) for name, total in sums.items()}
+        return self._means() if self.sums else {}
+
+    def _means(self) -> dict[str, float]:
+        means = {name: float(total) / (self.until - self.start) for name, total in self.sums.items()}
         weights_finite = bool(torch.stack([p.isfinite().all() for p in self._parameters()]).all())
         if not (weights_finite and all(math.isfinite(value) for value in means.values())):
             broken = ", ".join(f"{name} = {value}" for name, value in means.items())
             raise NotFiniteError(
-                f"The loss or a weight is not finite between iterations {start} and {until}: {broken}."
+                f"The loss or a weight is not finite between iterations {self.start} and {self.until}: "
+                f"{broken}."
             )
         return means
+
+    def _stop_if_asked(self) -> None:
+        if self.interrupted():
+            raise InterruptionError
 
     def _step(self) -> dict[str, Tensor]:
         protocol, t = self.trial.protocol, self.iteration
@@ -112,13 +137,27 @@ class Training:
             group["lr"] = protocol.learning_rate_at(t)
         progress = t / protocol.iterations
         batch = self.batches.batch(t)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
-            terms = self.method.losses(self.net, batch, self.state, progress)
         self.optimiser.zero_grad(set_to_none=True)
-        terms["total"].backward()
+        terms = self._backward(batch, progress)
         self.optimiser.step()
         self.method.after_step(self.net, self.state, progress)
         return terms
+
+    def _backward(self, batch: Batch, progress: float) -> Terms:
+        def losses(part: Batch) -> Terms:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
+                return self.method.losses(self.net, part, self.state, progress)
+
+        if self.parts > 1:
+            return micro_batches.backward(losses, batch, self.parts, self.method.means_over())
+        terms = losses(batch)
+        terms["total"].backward()
+        return terms
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a step may be computed in micro-batches."""
+        return bool(self.method.means_over()) and self.trial.protocol.batch_size > 1
 
     @torch.no_grad()
     def predict(self, rows: np.ndarray) -> np.ndarray:
@@ -127,6 +166,7 @@ class Training:
         return np.concatenate([self._classify(part) for part in _chunks(rows)])
 
     def _classify(self, rows: np.ndarray) -> np.ndarray:
+        self._stop_if_asked()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
             logits = self.net(self.batches.images(rows)).logits_BKHW
         classes: np.ndarray = logits.argmax(1).to(torch.uint8).cpu().numpy()
@@ -166,6 +206,17 @@ class Training:
         if self.kept is not None:
             self.net.load_state_dict(self.kept["weights"])
 
+    @contextlib.contextmanager
+    def kept_weights(self) -> Iterator[None]:
+        """`restore_kept`, undone by an interruption: a continuation must validate the last weights again."""
+        last = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+        self.restore_kept()
+        try:
+            yield
+        except InterruptionError:
+            self.net.load_state_dict(last)
+            raise
+
     def score(self, rows: np.ndarray, *, distances: bool = True) -> list[metrics.CaseScore]:
         """Every metric per volume and foreground class of the data set's rows."""
         return self.scores_of(self.predict(rows), rows, distances=distances)
@@ -195,6 +246,8 @@ class Training:
             "state": self.state.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "kept": self.kept,
+            "parts": self.parts,
+            "sums": {"start": self.start, "until": self.until, "terms": self.sums},
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -203,6 +256,10 @@ class Training:
         self.state.load_state_dict(saved["state"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.kept = saved["kept"]
+        # Checkpoints of older versions knew no micro-batches, and were made at reports alone.
+        self.parts = saved.get("parts", 1)
+        sums = saved.get("sums", {"start": self.iteration, "until": self.iteration, "terms": {}})
+        self.start, self.until, self.sums = sums["start"], sums["until"], sums["terms"]
 
 
 def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 IGNORE = 255
 """The label of a pixel that nobody annotated."""
 
+IMAGES, LABELLED, UNLABELLED = "images", "labelled pixels", "unlabelled pixels"
+"""What a term of a loss may be the mean over, all of the batch."""
+
 Scalar = Float[Tensor, ""]
 Terms = dict[str, Scalar]
 State = nn.Module
@@ -81,6 +84,14 @@ class AbstractMethod(abc.ABC):
     @abc.abstractmethod
     def losses(self, net: Network, batch: Batch, state: State, progress: float) -> Terms:
         """Named float32 scalars; "total" is minimised. `progress` is the trained fraction, in [0, 1]."""
+
+    def means_over(self) -> Mapping[str, str]:
+        """For every weighed term what it is the mean over: IMAGES, LABELLED or UNLABELLED.
+
+        Then `trainables.micro_batches` may compute the loss part by part. Empty where one of them is no such
+        mean: it compares images, is a ratio of sums over the batch (Dice), or draws at random.
+        """
+        return {}
 
     @abc.abstractmethod
     def after_step(self, net: Network, state: State, progress: float) -> None:

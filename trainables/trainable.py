@@ -1,8 +1,10 @@
 """The one Ray file of this floor: a trial as a Ray Tune trainable, continued by its key, reused by the next.
 
 Ray moves trials between processes; what a trial has learned lies in its own folder, found by its key, so it
-survives Ray, the driver and the machine's power. Only a lost process is an error to Ray (which starts it
-again); a loss that is not finite and a bug are results, because trying them again would end the same way.
+survives Ray, the driver and the machine's power. Only a lost process is an error to Ray (the driver then
+hands the trial out again); a loss that is not finite and a bug are results, because trying them again would
+end the same way. A process that is asked to stop (`trainables.stopping`) leaves a checkpoint between two
+steps, and a note beside it, by which the driver knows that nothing was wrong with the trial.
 """
 
 from __future__ import annotations
@@ -11,21 +13,22 @@ import dataclasses
 import gc
 import json
 import logging
-import os
 import platform
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import ray
 import torch
 from ray import tune
 
-from trainables import pictures
-from trainables.batches import weak_labels
-from trainables.data.dataset import open_dataset
-from trainables.loop import NotFiniteError, Training
+from search_spaces import UserError
+from trainables import checkpoints, failures, samples
+from trainables.data.dataset import Dataset, open_dataset
+from trainables.failures import DataError, NotFiniteError, TimeLimitError
+from trainables.loop import InterruptionError, Training
+from trainables.stopping import StopRequests, leave_note, remove_note
 from trainables.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -38,22 +41,33 @@ class StudyTrainable(tune.Trainable):
     """A step trains to the next report.
 
     Config: trial (dict), key, folder, cache, metric, watch, threads, gpus; start and network: files of the
-    network to start from and to leave behind, None where there is none.
+    network to start from and to leave behind, None where there is none; orders: the driver's file of
+    `trainables.stopping`, if it has one; time_limit: seconds that the trial may take in all, if any.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        self.requests = StopRequests(ray.get_runtime_context().get_node_id() if ray.is_initialized() else "")
+        self.requests.listen()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
+        self._free()
+        return True
+
+    def _free(self) -> None:
+        """Nothing of the training before stays on the GPU."""
         gc.collect()
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # nothing of the trial before stays on the GPU
-        return True
+            torch.cuda.empty_cache()
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.settings = config
+        orders = config.get("orders")
+        self.requests.orders = None if orders is None else Path(orders)
         self.training: Training | None = None
+        self.parts = 1
+        """Micro-batches of a step."""
         self.seconds = 0.0
         self.training_seconds = 0.0
         """Of `seconds`, those without validation and test."""
@@ -64,17 +78,60 @@ class StudyTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         if self.last is not None:
             return _packed(self.last)
+        with self.requests.busy():
+            result = self._attempt()
+            if result.get("failure") == failures.OUT_OF_MEMORY:
+                result = self._with_less_memory(result)
+        if result["state"] != "running":
+            self.last = result
+        return _packed(result)
+
+    def _attempt(self) -> dict[str, Any]:
+        """`_advance`, what went wrong being a result, too. Raises SystemExit when the process is to stop."""
         try:
-            self.last = self._advance()
+            return self._advance()
+        except InterruptionError:
+            return self._interrupted()
         except NotFiniteError as error:
-            self.last = self._ended("diverged", str(error))
+            return self._ended("diverged", error)
         except Exception as error:  # a bug in one trial must not end the study; it is shown with its trace
             log.exception("trial %s failed", self.settings["key"])
-            self.last = self._ended("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
-        result = self.last
-        if result["state"] == "running":
-            self.last = None
-        return _packed(result)
+            return self._ended("failed", error)
+
+    def _with_less_memory(self, failed: dict[str, Any]) -> dict[str, Any]:
+        """Once more from the last checkpoint, in two micro-batches, where the loss can be divided."""
+        if self.parts > 1:
+            how = "also in two micro-batches"
+        elif self.training is None or not self.training.divisible:
+            how = f"{self.settings['trial']['method']} cannot compute its loss in micro-batches"
+        else:
+            self._begin(self.settings)
+            self._free()
+            self.parts = 2
+            again = self._attempt()
+            return self._with_less_memory(again) if again["failure"] == failures.OUT_OF_MEMORY else again
+        return {**failed, "reason": f"{how}: {failed['reason']}"}
+
+    def _stop_now(self) -> bool:
+        return self.requests.asked() or self._late()
+
+    def _late(self) -> bool:
+        limit = self.settings.get("time_limit")
+        return limit is not None and self.seconds + time.perf_counter() - self.started > limit
+
+    def _interrupted(self) -> dict[str, Any]:
+        """A checkpoint of what was trained since the last report; the end of the trial, or of the process.
+
+        Raises SystemExit when the process was asked to stop, with a note to the driver.
+        """
+        assert self.training is not None
+        self.seconds += time.perf_counter() - self.started
+        self._save(self._result("running"))
+        if not self.requests.reason:
+            limit = self.settings["time_limit"]
+            return self._ended("failed", TimeLimitError(f"it took longer than its limit of {limit:g} s"))
+        leave_note(self._folder(), self.training.iteration, self.requests.reason)
+        raise SystemExit(1)
 
     def _advance(self) -> dict[str, Any]:
         if self.training is None:
@@ -83,17 +140,14 @@ class StudyTrainable(tune.Trainable):
                 return saved  # trained to its end before the driver could hear of it
         training = self.training
         assert training is not None
-        started = time.perf_counter()
         points = training.trial.protocol.report_points()
-        until = next((p for p in points if p > training.iteration), points[-1])
-        terms = training.advance(until)
-        self.training_seconds += time.perf_counter() - started
+        reported = self.curve[-1]["iteration"] if self.curve else -1
+        until = next(p for p in points if p > reported)
+        terms = self._train(training, until)
         values = self._validate(training)
         final = until == points[-1]
-        if final:
-            training.restore_kept()
-        cases = self._test(training) if final and training.trial.test else []
-        self.seconds += time.perf_counter() - started
+        cases = self._finish(training) if final else []
+        self.seconds += time.perf_counter() - self.started
         times = {"seconds": self.seconds, "training_seconds": self.training_seconds}
         losses = {f"loss_{name}": term for name, term in terms.items()}
         self.curve.append({"iteration": until, **times, **values, **losses})
@@ -102,6 +156,17 @@ class StudyTrainable(tune.Trainable):
             self._leave_network(Path(self.settings["network"]), training, result)
         self._save(result)
         return result
+
+    def _train(self, training: Training, until: int) -> dict[str, float]:
+        self.started = time.perf_counter()
+        try:
+            return training.advance(until)
+        finally:
+            self.training_seconds += time.perf_counter() - self.started
+
+    def _finish(self, training: Training) -> list[dict[str, Any]]:
+        with training.kept_weights():
+            return self._test(training) if training.trial.test else []
 
     def _validate(self, training: Training) -> dict[str, float]:
         """The metrics of the weights that are kept so far, and of the last ones where those are others."""
@@ -116,29 +181,42 @@ class StudyTrainable(tune.Trainable):
     def _open(self) -> dict[str, Any] | None:
         """Builds the training and loads its checkpoint, if any; returns the result saved with it."""
         trial = Trial.from_dict(self.settings["trial"])
-        dataset = open_dataset(
-            Path(trial.data.path),
-            cache=Path(self.settings["cache"]),
-            size=trial.data.size,
-            merge_foreground=trial.data.merge_foreground,
-        )
-        if dataset.fingerprint != trial.data.fingerprint:
-            raise RuntimeError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
+        dataset = self._open_data(trial)
         device = torch.device("cuda" if torch.cuda.is_available() and self._has_gpu() else "cpu")
         start = self.settings["start"]
         network = None if start is None else torch.load(start, map_location="cpu", weights_only=True)
-        self.training = Training(trial, dataset, device, network=network)
+        self.training = Training(trial, dataset, device, network=network, interrupted=self._stop_now)
         path = self._folder() / CHECKPOINT
+        remove_note(path.parent)
         for unfinished in path.parent.glob(f"{CHECKPOINT}.*"):
             unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
-        if not path.exists():
+        saved = torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+        if saved is not None:
+            self.training.load_state_dict(saved["training"])
+        self.parts = self.training.parts = max(self.parts, self.training.parts)
+        if saved is None:
             return None
-        saved = torch.load(path, map_location=device, weights_only=True)
-        self.training.load_state_dict(saved["training"])
         result: dict[str, Any] = saved["result"]
         self.seconds, self.curve = result["seconds"], result["curve"]
-        self.training_seconds = self.curve[-1]["training_seconds"]
+        # Checkpoints of older versions were made at reports alone.
+        recent = "training_seconds" in saved
+        self.training_seconds = saved["training_seconds"] if recent else self.curve[-1]["training_seconds"]
         return result
+
+    def _open_data(self, trial: Trial) -> Dataset:
+        """Raises DataError."""
+        try:
+            dataset = open_dataset(
+                Path(trial.data.path),
+                cache=Path(self.settings["cache"]),
+                size=trial.data.size,
+                merge_foreground=trial.data.merge_foreground,
+            )
+        except (OSError, UserError) as error:
+            raise DataError(f"{trial.data.path} cannot be read: {error}") from error
+        if dataset.fingerprint != trial.data.fingerprint:
+            raise DataError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
+        return dataset
 
     def _has_gpu(self) -> bool:
         # Ray leaves all GPUs visible to a trial that asked for none.
@@ -151,40 +229,26 @@ class StudyTrainable(tune.Trainable):
 
     def _save(self, result: dict[str, Any]) -> None:
         assert self.training is not None
-        _write(self._folder() / CHECKPOINT, {"training": self.training.state_dict(), "result": result})
+        content = {
+            "training": self.training.state_dict(),
+            "result": result,
+            "training_seconds": self.training_seconds,
+        }
+        checkpoints.write(self._folder() / CHECKPOINT, content)
 
     def _leave_network(self, path: Path, training: Training, result: dict[str, Any]) -> None:
         """First what it reports, then the network, then the checkpoint that calls the trial finished: where a
         later one is, the earlier ones are, too."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").write_text(json.dumps(result))
-        _write(path, {name: value.cpu() for name, value in training.net.state_dict().items()})
+        checkpoints.write(path, {name: value.cpu() for name, value in training.net.state_dict().items()})
 
     def _test(self, training: Training) -> list[dict[str, Any]]:
         rows = training.split.test
         predictions = training.predict(rows)
         scores = training.scores_of(predictions, rows)
-        self._draw(training, predictions)
+        samples.draw(self._folder() / SAMPLES, training, predictions)
         return [dataclasses.asdict(score) for score in scores]
-
-    def _draw(self, training: Training, test_predictions: np.ndarray, count: int = 4) -> None:
-        """Training images with their clicks, and test images, both with prediction and error."""
-        data, split = training.dataset, training.split
-        labels = weak_labels(training.trial, data).labels_NHW
-        shown = np.unique(np.linspace(0, len(split.train) - 1, count).astype(int))
-        tested = np.unique(np.linspace(0, len(split.test) - 1, count).astype(int))
-        rows = np.concatenate([split.train[shown], split.test[tested]])
-        nothing = np.full((len(tested), *data.shape), 255, np.uint8)
-        pictures.samples(
-            self._folder() / SAMPLES,
-            data.images_NHW[rows],
-            data.masks_NHW[rows],
-            np.concatenate([labels[shown], nothing]),
-            np.concatenate([training.predict(split.train[shown]), test_predictions[tested]]),
-            data.class_names,
-            [f"train {data.image_ids[r]}" for r in split.train[shown]]
-            + [f"test {data.image_ids[r]}" for r in split.test[tested]],
-        )
 
     def _result(self, state: str) -> dict[str, Any]:
         return {
@@ -195,27 +259,26 @@ class StudyTrainable(tune.Trainable):
             "cases": [],
             "host": platform.node(),
             "reason": "",
+            "failure": "",
+            "micro_batches": self.parts,
             "trace": "",
         }
 
-    def _ended(self, state: str, reason: str, trace: str = "") -> dict[str, Any]:
-        return {**self._result(state), "reason": reason, "trace": trace}
+    def _ended(self, state: str, error: Exception) -> dict[str, Any]:
+        failure = failures.classify(error)
+        bug = failure == failures.BUG
+        return {
+            **self._result(state),
+            "reason": f"{type(error).__name__}: {error}" if bug else str(error),
+            "failure": failure,
+            "trace": traceback.format_exc() if state == "failed" else "",
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing for Ray: the trial's own checkpoint lies in its folder."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing from Ray: `_open` continues from the trial's own checkpoint."""
-
-
-def _write(target: Path, content: dict[str, Any]) -> None:
-    """Atomic: a kill at any moment leaves the old file or the new one, whole."""
-    temporary = target.with_name(f"{target.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave the new name without its content
-    temporary.replace(target)
 
 
 def _packed(result: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tests.unit.trainables.toy_data import opened, protocol, trial_on
 from trainables import discovery
 from trainables.annotations import Annotation
 from trainables.data.dataset import Dataset
-from trainables.loop import Training
+from trainables.loop import InterruptionError, Training
 from trainables.protocol import Protocol
 from trainables.statistics import STATISTICS
 from trainables.trial import Trial
@@ -86,6 +86,26 @@ def run(trial: Trial, dataset: Dataset, interruptions: tuple[int, ...] = ()) -> 
     return training.advance(STEPS), saved_and_loaded(training), training.validate(["dice"])["dice"]
 
 
+def broken_off(trial: Trial, dataset: Dataset, reports: tuple[int, ...], stops: set[int]) -> list[Any]:
+    """What every report says, and the last state, of processes that are told to stop at those iterations."""
+    left, said, state = set(stops), list[Any](), None
+    while len(said) < len(reports):
+        training = Training(trial, dataset, CPU)
+        training.interrupted = lambda: training.iteration in left  # noqa: B023 - called within this turn
+        if state is not None:
+            training.load_state_dict(state)
+        try:
+            for until in reports[len(said) :]:
+                terms = training.advance(until)
+                said.append((terms, training.validate(["dice"])))
+        except InterruptionError:
+            left.discard(training.iteration)  # the next process is not told
+        state = saved_and_loaded(training)
+        torch.manual_seed(54321)
+    assert not left
+    return [*said, state]
+
+
 def leaves(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [leaf for key in value for leaf in [key, *leaves(value[key])]]
@@ -117,6 +137,23 @@ def test_continued_equals_uninterrupted(
 def test_any_interruptions(dataset: Dataset, interruptions: tuple[int, ...]) -> None:
     trial = trial_of(dataset, "summary_statistics", {"reconstruction": "composite"})
     assert leaves(run(trial, dataset, interruptions)) == leaves(run(trial, dataset))
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(stops=st.sets(st.integers(0, STEPS), min_size=1))
+def test_broken_off_anywhere_the_reports_are_the_same(dataset: Dataset, stops: set[int]) -> None:
+    """Between two reports, in a validation (at 3 and at the end), more than once: also the mean losses."""
+    trial = trial_of(dataset, "summary_statistics", {})
+    undisturbed = broken_off(trial, dataset, (3, STEPS), set())
+    assert leaves(broken_off(trial, dataset, (3, STEPS), stops)) == leaves(undisturbed)
+
+
+@pytest.mark.parametrize("name", discovery.names())
+def test_the_mean_losses_of_a_broken_off_report(dataset: Dataset, name: str) -> None:
+    trial = trial_of(dataset, name, {})
+    assert leaves(broken_off(trial, dataset, (STEPS,), {1, 3})) == leaves(
+        broken_off(trial, dataset, (STEPS,), set())
+    )
 
 
 def test_the_optimiser_travels_with_the_checkpoint(dataset: Dataset) -> None:

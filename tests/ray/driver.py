@@ -1,16 +1,22 @@
-"""The command line, `run` and `extend` and the rest, over one toy study that trains no network."""
+"""The command line, `run` and `extend` and the rest, over a toy study, or a tiny real one."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 
 from study import arms, cli, discovery, service
 from study.spec import Data, Replicates, Search, Study
-from tests.ray.toy import ToyTrainable
+from tests.ray.toy import RecordedTrainable, ToyTrainable
 
 NAME = "toy"
 DATASET = "TOY_DATASET"
+REAL = "TOY_REAL"
+"""Set: the study is `define_one`, and a network is trained."""
+
+ITERATIONS = 300
+"""Of `define_one`; it reports at the half and at the end."""
 
 
 def define(dataset: str) -> Study:
@@ -26,10 +32,20 @@ def define(dataset: str) -> Study:
     )
 
 
+def define_one(dataset: str) -> Study:
+    """One arm, one trial, two reports."""
+    return dataclasses.replace(
+        define(dataset),
+        arms=(dataclasses.replace(arms.full(), search={}),),
+        replicates=Replicates(seeds=(1001,)),
+        protocol=arms.short_protocol(ITERATIONS, reports=2),
+    )
+
+
 def main() -> None:
-    dataset = os.environ[DATASET]
-    discovery.load = lambda name: define(dataset)
-    service.run = functools.partial(service.run, trainable=ToyTrainable)
+    dataset, real = os.environ[DATASET], REAL in os.environ
+    discovery.load = lambda name: define_one(dataset) if real else define(dataset)
+    service.run = functools.partial(service.run, trainable=RecordedTrainable if real else ToyTrainable)
     cli.main("python -m tests.ray.driver")
 
 

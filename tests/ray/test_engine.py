@@ -19,6 +19,7 @@ from search_spaces import UserError
 from study import engine, targets
 from study.engine import Machine
 from study.home import Home
+from study.losses import RETRIES
 from study.results import Ledger, TrialRow
 from study.segments import DiskFullError
 from study.spec import Replicates, Stage
@@ -118,12 +119,14 @@ def test_leaves_no_records_of_tune(undisturbed: tuple[Runner, list[tuple[Any, ..
 def test_bad_trials_do_not_end_the_study(runner: Runner) -> None:
     """Diverged: told the worst value. Failed: its trace kept. Both shown, neither tried again."""
     jobs = {"statistic/search/1": "diverged", "statistic/search/2": "failed"}
+    classes = {"diverged": "not_finite", "failed": "bug"}
     runner.orders(end=jobs, kill={"full supervision/search/0": 1})
     answer = runner.run(runner.study())
     rows = runner.rows()
     assert answer.complete
     for job, state in jobs.items():
         assert (rows[job].state, rows[job].reason) == (state, "it was told to")
+        assert rows[job].failure == classes[state]
         assert rows[job].details["trace"] == "Traceback: told to"
         assert words(runner, rows[job]) == ["begin 1", "step 1"]
     assert rows["statistic/search/1"].value is None
@@ -136,7 +139,7 @@ def test_bad_trials_do_not_end_the_study(runner: Runner) -> None:
     assert runs["statistic/search/1"].data.tags["study.diverged"] == "true"
     assert runs["statistic/search/2"].info.status == "FAILED"
     lost = rows["full supervision/search/0"]
-    assert lost.state == "finished"
+    assert (lost.state, lost.failure, lost.details["losses"]) == ("finished", "", ["worker_lost"])
     assert words(runner, lost) == [
         "begin 1", "step 1", "begin 2", "step 2", "begin 3", "dies 3",  # and from there, nothing twice:
         "begin 3", "step 3", "begin 4", "step 4", "begin 5", "step 5", "begin 6", "step 6",
@@ -164,9 +167,14 @@ def test_a_trial_that_kills_every_worker_is_given_up(runner: Runner) -> None:
     runner.orders(kill={"full supervision/search/0": 99})
     answer = runner.run(runner.study(trials=1))
     row = runner.rows()["full supervision/search/0"]
-    assert row.state == "failed"
-    assert "lost" in row.reason
-    assert words(runner, row).count("dies 3") == 1 + engine.RETRIES
+    assert (row.state, row.failure) == ("failed", "worker_lost")
+    assert row.reason == "its process was lost 4 times without getting further"
+    assert row.details["losses"] == ["worker_lost"] * 4
+    assert "worker process has died" in row.details["trace"]  # what Ray says of it
+    assert words(runner, row).count("dies 3") == 1 + RETRIES
+    tags = next(run.data.tags for run in tracked(runner.home) if run_of(run) == "full supervision/search/0")
+    assert (tags["study.failure"], tags["study.losses"]) == ("worker_lost", ", ".join(["worker_lost"] * 4))
+    assert "1 failed (worker_lost: its process was lost 4 times" in " ".join(answer.problems)
     assert [arm.replicates for arm in answer.arms] == [2, 0]
     assert not answer.complete
 

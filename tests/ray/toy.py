@@ -1,4 +1,7 @@
-"""A trainable without a network: its value is a known function of its parameters, its steps leave a trace."""
+"""A trainable without a network: its value is a known function of its parameters, its steps leave a trace.
+
+And the real one, with a trace of its steps, too.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from torch import Tensor
+
+from trainables.trainable import StudyTrainable
 
 from trainables.trainable import SAMPLES
 
@@ -103,6 +109,7 @@ class ToyTrainable(tune.Trainable):
         payload = {
             "key": self.config["key"], "state": state, "seconds": 0.01 * len(self.curve), "curve": self.curve,
             "cases": cases, "host": "toy", "reason": reason, "trace": trace,
+            "failure": {"diverged": "not_finite", "failed": "bug"}.get(state, ""),
         }  # fmt: skip
         return {"payload": json.dumps(payload), "done": state != "running"}
 
@@ -140,3 +147,36 @@ def _cases(value: float) -> list[dict[str, Any]]:
         }
         for i in range(8)
     ]  # fmt: skip
+
+
+class RecordedTrainable(StudyTrainable):
+    """The file `steps` of a trial's folder has a line for every step that was trained: iteration, process."""
+
+    def _open(self) -> dict[str, Any] | None:
+        saved = super()._open()
+        training = self.training
+        assert training is not None
+        step = training._step
+
+        def recorded() -> dict[str, Tensor]:
+            terms = step()
+            with (self._folder() / "steps").open("a") as file:
+                file.write(f"{training.iteration} {os.getpid()}\n")
+            self.after(training.iteration)
+            return terms
+
+        training._step = recorded  # type: ignore[method-assign]
+        return saved
+
+    def after(self, iteration: int) -> None:
+        """Nothing."""
+
+
+class TermTrainable(RecordedTrainable):
+    """Its process gets SIGTERM in the steps 5 and 200, once each."""
+
+    def after(self, iteration: int) -> None:
+        told = self._folder() / f"told {iteration}"
+        if iteration in (5, 200) and not told.exists():
+            told.touch()
+            os.kill(os.getpid(), signal.SIGTERM)

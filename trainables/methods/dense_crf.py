@@ -32,13 +32,14 @@ Departure: no mask of a region of interest; the images have no padding.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from search_spaces import Float, hp
 from trainables import terms
 from trainables.bilateral import dense_crf_loss
-from trainables.method import Batch
+from trainables.method import IMAGES, LABELLED, Batch
 from trainables.pairwise import Kernel
 from trainables.regulariser import AbstractRegulariser, Weighted
 
@@ -79,3 +80,6 @@ class DenseCrf(AbstractRegulariser):
         bilateral = Kernel(1.0, self.sigma_xy * width, self.sigma_intensity)
         spatial = Kernel(self.spatial_weight, self.spatial_sigma, math.inf)
         return (bilateral, spatial) if self.spatial_weight else (bilateral,)
+
+    def means_over(self) -> Mapping[str, str]:
+        return {"partial_cross_entropy": LABELLED, "dense_crf": IMAGES}

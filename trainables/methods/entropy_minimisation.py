@@ -22,13 +22,14 @@ quarters of 20,000 steps, to the same weight.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from search_spaces import Choice, hp
 from search_spaces import Float as FloatRange
 from trainables import terms
-from trainables.method import Batch
+from trainables.method import IMAGES, LABELLED, UNLABELLED, Batch
 from trainables.regulariser import AbstractRegulariser, Weighted
 from trainables.schedules import sigmoid_ramp
 
@@ -61,3 +62,7 @@ class EntropyMinimisation(AbstractRegulariser):
         share = terms.entropy(logits_BKHW, mask_BHW) / math.log(logits_BKHW.shape[1])
         weight = self.entropy_weight * sigmoid_ramp(progress, self.ramp_fraction)
         return {"entropy": share}, {"entropy": weight}
+
+    def means_over(self) -> Mapping[str, str]:
+        pixels = UNLABELLED if self.pixels == "unlabelled" else IMAGES
+        return {"partial_cross_entropy": LABELLED, "entropy": pixels}

@@ -15,6 +15,7 @@ Departure: a pixel labelled IGNORE (a corner that a rotation filled, say) enters
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -23,7 +24,7 @@ from torch import nn
 from search_spaces import Choice, hp
 from search_spaces import Float as FloatRange
 from trainables import terms
-from trainables.method import AbstractMethod, Batch, Network, State, Terms
+from trainables.method import LABELLED, AbstractMethod, Batch, Network, State, Terms
 
 
 @final
@@ -51,6 +52,9 @@ class FullSupervision(AbstractMethod):
         dice = terms.soft_dice_loss(terms.probabilities(logits), batch.labels_BHW)
         weights = {"cross_entropy": 1.0 - self.dice_weight, "dice": self.dice_weight}
         return terms.weighted_total({"cross_entropy": ce, "dice": dice}, weights)
+
+    def means_over(self) -> Mapping[str, str]:
+        return {"cross_entropy": LABELLED} if self.loss == "ce" else {}
 
     def after_step(self, net: Network, state: State, progress: float) -> None:
         del net, state, progress

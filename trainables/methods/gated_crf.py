@@ -29,13 +29,14 @@ Departure: every pixel is at its full resolution; the authors' code can pool the
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from search_spaces import Choice, hp
 from search_spaces import Float as FloatRange
 from trainables import terms
-from trainables.method import Batch
+from trainables.method import IMAGES, LABELLED, Batch
 from trainables.pairwise import Kernel, gated_crf_loss
 from trainables.regulariser import AbstractRegulariser, Weighted
 from trainables.schedules import sigmoid_ramp
@@ -76,3 +77,6 @@ class GatedCrf(AbstractRegulariser):
         bilateral = Kernel(1.0, self.sigma_xy, self.sigma_intensity)
         spatial = Kernel(self.spatial_weight, self.spatial_sigma, math.inf)
         return (bilateral, spatial) if self.spatial_weight else (bilateral,)
+
+    def means_over(self) -> Mapping[str, str]:
+        return {"partial_cross_entropy": LABELLED, "gated_crf": IMAGES}

@@ -27,13 +27,14 @@ Departure: the mean of a class without probability is taken over at least 1e-6 p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from search_spaces import Float as FloatRange
 from search_spaces import hp
 from trainables import terms
-from trainables.method import Batch, Terms
+from trainables.method import IMAGES, LABELLED, Batch, Terms
 from trainables.regulariser import AbstractRegulariser, Weighted
 
 POINTS = "arXiv:2212.08774"
@@ -67,3 +68,6 @@ class MumfordShah(AbstractRegulariser):
         if self.total_variation_weight:
             parts["total_variation"] = terms.total_variation(p_BKHW).mean()
         return parts, {"region": self.region_weight, "total_variation": self.total_variation_weight}
+
+    def means_over(self) -> Mapping[str, str]:
+        return {"partial_cross_entropy": LABELLED, "region": IMAGES, "total_variation": IMAGES}

@@ -14,6 +14,7 @@ Departure: a batch without a labelled pixel gives exactly 0 and a zero gradient,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -21,7 +22,7 @@ from torch import nn
 
 from search_spaces import Choice, hp
 from trainables import terms
-from trainables.method import AbstractMethod, Batch, Network, State, Terms
+from trainables.method import LABELLED, AbstractMethod, Batch, Network, State, Terms
 
 
 @final
@@ -44,6 +45,9 @@ class PartialCrossEntropy(AbstractMethod):
         loss = terms.class_balanced_cross_entropy if self.class_balanced else terms.partial_cross_entropy
         pce = loss(net(batch.image_BCHW).logits_BKHW, batch.labels_BHW)
         return {"total": pce, "partial_cross_entropy": pce}
+
+    def means_over(self) -> Mapping[str, str]:
+        return {} if self.class_balanced else {"partial_cross_entropy": LABELLED}
 
     def after_step(self, net: Network, state: State, progress: float) -> None:
         del net, state, progress

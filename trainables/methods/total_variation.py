@@ -27,6 +27,7 @@ Departure: means for both forms; eq. 3 sums, so that its mu is lambda_tv / V.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -35,7 +36,7 @@ from torch.nn.functional import max_pool2d
 from search_spaces import Choice, hp
 from search_spaces import Float as FloatRange
 from trainables import terms
-from trainables.method import Batch, Scalar
+from trainables.method import IMAGES, LABELLED, Batch, Scalar
 from trainables.regulariser import AbstractRegulariser, Weighted
 from trainables.schedules import sigmoid_ramp
 
@@ -81,3 +82,6 @@ class TotalVariation(AbstractRegulariser):
         counted_BKHW = p_BKHW[:, 1:] if self.classes == "foreground" else p_BKHW
         weight = self.total_variation_weight * sigmoid_ramp(progress, self.ramp_fraction)
         return {"total_variation": outline(counted_BKHW, self.form)}, {"total_variation": weight}
+
+    def means_over(self) -> Mapping[str, str]:
+        return {"partial_cross_entropy": LABELLED, "total_variation": IMAGES}

@@ -341,3 +341,25 @@ def test_what_is_watched_stands_beside_the_metric_with_its_interval():
     assert cells[1]["a step"] == cells[1]["noisy"] == "–"
     assert cells[0]["size error"].startswith("2.0 \\[")
     assert list(json.loads(to_json(answer))["arms"][0])[-1] == "missed_rate"  # the stable form stays
+
+
+def test_a_study_whose_every_trial_failed_says_why_and_shows_no_table():
+    why = {"reason": "CUDA out of memory.\nTrace", "failure": "out_of_memory"}
+    trials = [trial("A", n, "failed", "search", **why) for n in range(3)]
+    answer = answer_of(trials, [], arms=("A", "B"), pairs=[("A", "B")], replicates=2)
+    sentence = "No trial of toy could finish: of 3, 3 out_of_memory (CUDA out of memory)."
+    assert answer.all_failed.replace(answer.study, "toy") == sentence
+    assert not answer.complete
+    console = Console(record=True, width=200)
+    console.print(to_table(answer))
+    assert console.export_text().strip().replace(answer.study, "toy") == sentence
+    assert to_markdown(answer).count("\n") == 3
+    assert "|" not in to_markdown(answer)
+    assert json.loads(to_json(answer))["arms"][0]["mean"] is None  # the machine's form keeps its shape
+
+
+def test_the_class_of_a_failure_stands_before_its_reason():
+    trials = [trial("A", 0), trial("A", 1, "failed", reason="KeyError: 'x'", failure="bug")]
+    answer = answer_of(trials, [case("A", 0, "p0", 0.5)], replicates=2)
+    sentence = "A: 1 of 2 confirmation replicates have finished, 1 failed (bug: KeyError: 'x')."
+    assert answer.problems == (sentence,)

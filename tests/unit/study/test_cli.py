@@ -101,6 +101,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_study(call, home, parquet, tmp_
         (["run", "smoke", "--cpus-per-trial", "0"], ["--cpus-per-trial must be above 0"]),
         (["run", "smoke", "--gpus-per-trial", "1.5"], ["--gpus-per-trial must be a share up to 1"]),
         (["run", "smoke", "--max-concurrent", "0"], ["--max-concurrent must be 1 or more"]),
+        (["run", "smoke", "--trial-timeout", "0"], ["--trial-timeout must be more than 0 seconds"]),
         (["run", "smoke", "--fork", "../x"], ["--fork takes a name of letters"]),
         (["report", "smoke"], ["No study 'smoke' was started in", "python -m study.run smoke"]),
         (["status", "smoke"], ["No study 'smoke' was started in"]),

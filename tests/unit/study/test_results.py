@@ -333,3 +333,43 @@ def test_every_field_has_a_column_of_its_own_kind(tmp_path: Path) -> None:
     assert schema.field("dice").type == pa.float64()
     assert schema.field("missed").type == pa.bool_()
     assert schema.field("class_id").type == pa.int64()
+
+
+def of_an_earlier_release(folder: Path) -> None:
+    """Rewrites every segment of trials without the column that earlier releases did not have."""
+    for path in folder.glob("*-trials.parquet"):
+        table = pq.ParquetFile(path).read()
+        pq.write_table(table.drop_columns("failure"), path)
+
+
+def test_a_ledger_of_before_there_were_classes_of_failure_opens_and_grows(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for number in range(3):
+        ledger.append(trial(number, "failed", reason="no GPU"))
+    of_an_earlier_release(tmp_path)
+    again = Ledger(tmp_path)
+    assert [row.failure for row in again.trials()] == ["", "", ""]
+    again.append(trial(3, "failed", failure="bug"))
+    assert [row.failure for row in again.trials()] == ["", "", "", "bug"]
+    assert [row.reason for row in again.trials()[:3]] == ["no GPU"] * 3
+    assert len(again.case_table()) == 0
+
+
+def test_segments_of_before_are_merged_with_new_ones(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for number in range(GROUP - 2):
+        ledger.append(trial(number, "failed"))
+    of_an_earlier_release(tmp_path)
+    again = Ledger(tmp_path)
+    for number in range(GROUP - 2, GROUP):
+        again.append(trial(number, "failed", failure="bug"))
+    assert len(list(tmp_path.glob("*-trials.parquet"))) == 1
+    assert [row.failure for row in again.trials()] == [""] * (GROUP - 2) + ["bug", "bug"]
+
+
+def test_a_segment_without_another_column_is_damaged(tmp_path: Path) -> None:
+    Ledger(tmp_path).append(trial())
+    (path,) = tmp_path.glob("*-trials.parquet")
+    pq.write_table(pq.ParquetFile(path).read().drop_columns("reason"), path)
+    with pytest.raises(UserError, match=r"is damaged \(it has no column 'reason'\)"):
+        Ledger(tmp_path).trials()

@@ -107,3 +107,21 @@ def test_replicates_of_an_earlier_choice_do_not_count():
     assert counted["planned"] == 14
     assert counted["finished"] + counted["pruned"] + counted["failed"] == 14
     assert status.to_markdown(large, Folder()).rstrip().endswith("| 2/2 |")
+
+
+def test_the_classes_of_failures_stand_below_the_table(folder):
+    board = World(folder.ledger).board(a_study())
+    classes = {
+        "statistic": ["bug", "data"],
+        "two clicks": ["out_of_memory"],
+        "always diverges": ["not_finite"],
+    }
+    for job in [board.suggest() for _ in range(6)]:
+        if classes[job.arm]:
+            failure = classes[job.arm].pop(0)
+            board.end(job, {"failure": failure}, "diverged" if failure == "not_finite" else "failed")
+    expected = ["statistic: 1 bug, 1 data", "two clicks: 1 out_of_memory", "always diverges: 1 not_finite"]
+    assert status.to_markdown(a_study(), folder).splitlines()[-3:] == [f"- {line}" for line in expected]
+    console = Console(record=True, width=80)
+    console.print(status.to_table(a_study(), folder))
+    assert [line.strip() for line in console.export_text().splitlines()[-3:]] == expected

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +20,11 @@ from trainables import pictures
 from trainables.data.dataset import Dataset
 from trainables.loop import Training
 from trainables.method import IGNORE
+from trainables.stopping import EVERYBODY, LOOK_EVERY, read_note
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import Trial
 
-FIELDS = {"key", "state", "seconds", "curve", "cases", "host", "reason", "trace"}
+FIELDS = {"key", "state", "seconds", "curve", "cases", "host", "reason", "failure", "micro_batches", "trace"}
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +33,14 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def sigterm() -> Iterator[None]:
+    """A trial takes SIGTERM over, which is the tests' process's here."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 class Place:
@@ -202,7 +213,7 @@ def test_a_checkpoint_is_replaced_not_overwritten(place: Place) -> None:
 def test_divergence_is_a_result(place: Place) -> None:
     running = place.start(place.trial(protocol=protocol(learning_rate=1e30)))
     last = to_its_end(running)[-1]
-    assert last["state"] == "diverged"
+    assert (last["state"], last["failure"]) == ("diverged", "not_finite")
     assert "The loss or a weight is not finite between iterations" in last["reason"]
     assert last["trace"] == ""
     assert report(running) == last
@@ -218,7 +229,7 @@ def test_a_bug_is_a_result_with_its_trace(place: Place, monkeypatch: pytest.Monk
     monkeypatch.setattr(Training, "validate", broken)
     last = report(running)
     assert last["state"] == "failed"
-    assert last["reason"] == "ZeroDivisionError: a bug in the metric"
+    assert (last["failure"], last["reason"]) == ("bug", "ZeroDivisionError: a bug in the metric")
     assert "in broken" in last["trace"]
     assert last["curve"] == first["curve"]
     assert report(running) == last
@@ -229,8 +240,21 @@ def test_another_data_set_under_the_same_path(place: Place) -> None:
     stale = dataclasses.replace(trial, data=dataclasses.replace(trial.data, fingerprint="older"))
     last = report(place.start(stale))
     assert last["state"] == "failed"
+    assert last["failure"] == "data"
     assert "toy.parquet changed while the study ran: its fingerprint differs" in last["reason"]
     assert last["curve"] == []
+
+
+@pytest.mark.parametrize("content", [None, b"no parquet"])
+def test_data_that_cannot_be_read_is_named(place: Place, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "gone.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    trial = place.trial()
+    moved = dataclasses.replace(trial, data=dataclasses.replace(trial.data, path=str(path)))
+    last = report(place.start(moved))
+    assert (last["state"], last["failure"]) == ("failed", "data")
+    assert last["reason"].startswith(f"{path} cannot be read: ")
 
 
 def test_reuse_forgets_the_trial_before(place: Place) -> None:
@@ -335,3 +359,152 @@ def test_what_is_kept_is_what_is_reported_and_tested(place: Place) -> None:
     training = Training(trial, place.dataset, torch.device("cpu"))
     training.load_state_dict(saved["training"])
     assert training.validate(["iou"])["iou"] == kept[-1]
+
+
+def stopped_after(running: StudyTrainable, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real SIGTERM in the middle of step number `steps` of a call of Tune."""
+    taken = []
+    step = Training._step
+
+    def counted(self: Training) -> dict[str, torch.Tensor]:
+        taken.append(self.iteration)
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", counted)
+        with pytest.raises(SystemExit):
+            running.train()
+    assert len(taken) == steps  # the step that it came in was the last
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_sigterm_leaves_a_checkpoint_of_the_last_step(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, steps: int
+) -> None:
+    trial = place.trial(protocol=protocol(iterations=8, reports=2), test=True)
+    elsewhere = Place(tmp_path / "elsewhere", place.data_folder, place.dataset)
+    expected = to_its_end(elsewhere.start(trial))
+    stopped_after(place.start(trial), steps, monkeypatch)
+    note = read_note(place.folder_of(trial))
+    assert note == {"iteration": steps, "reason": "its process was sent SIGTERM"}
+    saved = torch.load(place.folder_of(trial) / CHECKPOINT, weights_only=True)
+    assert saved["training"]["iteration"] == steps
+    assert saved["training_seconds"] > 0
+    again = to_its_end(place.start(trial))
+    assert [without_time(r) for r in again] == [without_time(r) for r in expected]
+    assert again[0]["curve"][0]["training_seconds"] > saved["training_seconds"]
+    assert read_note(place.folder_of(trial)) is None
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("call", [1, 4, 5])  # of `predict`: the first validation, the last, the test
+def test_sigterm_while_it_predicts(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: int
+) -> None:
+    trial = place.trial(
+        protocol=protocol(iterations=8, reports=4, keep="best_dice", learning_rate=0.05), test=True
+    )
+    elsewhere = Place(tmp_path / "elsewhere", place.data_folder, place.dataset)
+    expected = to_its_end(elsewhere.start(trial))
+    calls, predict = [], Training.predict
+
+    def disturbed(self: Training, rows: np.ndarray) -> np.ndarray:
+        calls.append(self.iteration)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(self, rows)
+
+    running = place.start(trial)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "predict", disturbed)
+        with pytest.raises(SystemExit):
+            to_its_end(running)
+    reason = "its process was sent SIGTERM"
+    assert read_note(place.folder_of(trial)) == {"iteration": min(2 * call, 8), "reason": reason}
+    assert without_time(to_its_end(place.start(trial))[-1]) == without_time(expected[-1])
+
+
+def test_the_driver_may_ask_to_stop(place: Place, tmp_path: Path) -> None:
+    orders = tmp_path / "orders"
+    orders.write_text("")
+    trial = place.trial()
+    running = place.start(trial, orders=str(orders))
+    report(running)
+    orders.write_text(f"{EVERYBODY}\n")
+    running.requests._looked = -LOOK_EVERY  # it looks twice a second only
+    with pytest.raises(SystemExit):
+        running.train()
+    note = read_note(place.folder_of(trial))
+    assert note == {"iteration": 2, "reason": "its driver was asked to stop"}
+
+
+CE = {"method": "full_supervision", "settings": {"loss": "ce"}}
+
+
+def without_memory(monkeypatch: pytest.MonkeyPatch, *, largest: int, from_step: int = 0) -> None:
+    """From a step on the machine has memory for batches of `largest` images."""
+    from trainables.methods.full_supervision import FullSupervision
+
+    losses = FullSupervision.losses
+
+    def limited(self: FullSupervision, net: Any, batch: Any, state: Any, progress: float) -> Any:
+        if len(batch.image_BCHW) > largest and progress >= from_step / 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return losses(self, net, batch, state, progress)
+
+    monkeypatch.setattr(FullSupervision, "losses", limited)
+
+
+def test_out_of_memory_goes_on_with_half_the_micro_batch(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From the last checkpoint, as a training that computes its steps in two parts from there on."""
+    trial = place.trial(**CE)
+    size = trial.protocol.batch_size
+    training = Training(trial, place.dataset, torch.device("cpu"))
+    expected = [training.advance(2)["total"]]
+    training.parts = 2
+    expected += [training.advance(until)["total"] for until in (4, 6)]
+
+    without_memory(monkeypatch, largest=(size + 1) // 2, from_step=3)
+    running = place.start(trial)
+    reports = [report(running), report(running)]
+    reports += to_its_end(place.start(trial))  # and another process knows that it must
+    assert [p["loss_total"] for p in reports[-1]["curve"]] == expected
+    assert [r["micro_batches"] for r in reports] == [1, 2, 2]
+    assert (reports[-1]["state"], reports[-1]["failure"]) == ("finished", "")
+
+
+def test_out_of_memory_once_more_only(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_memory(monkeypatch, largest=1)
+    trial = place.trial(**CE, protocol=protocol(batch_size=6))
+    last = report(place.start(trial))
+    assert (last["state"], last["failure"], last["micro_batches"]) == ("failed", "out_of_memory", 2)
+    assert last["reason"] == "also in two micro-batches: CUDA out of memory. Tried to allocate 2 GiB."
+    assert "OutOfMemoryError" in last["trace"]
+
+
+def test_out_of_memory_of_an_indivisible_loss(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_memory(monkeypatch, largest=1)
+    last = report(place.start(place.trial()))  # with Dice, a ratio of sums over the batch
+    assert (last["state"], last["failure"], last["micro_batches"]) == ("failed", "out_of_memory", 1)
+    assert last["reason"].startswith("full_supervision cannot compute its loss in micro-batches: CUDA out of")
+
+
+def test_the_time_limit_ends_a_trial_with_its_checkpoint(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = place.trial()
+    running = place.start(trial, time_limit=1000.0)
+    first = report(running)
+    running.settings["time_limit"] = 1e-9
+    last = report(running)
+    assert (last["state"], last["failure"]) == ("failed", "timeout")
+    assert last["reason"] == "it took longer than its limit of 1e-09 s"
+    assert last["curve"] == first["curve"]
+    assert torch.load(place.folder_of(trial) / CHECKPOINT, weights_only=True)["training"]["iteration"] == 2
+    assert report(place.start(trial, time_limit=1e-9))["failure"] == "timeout"  # it counts over processes
+    assert to_its_end(place.start(trial))[-1]["state"] == "finished"  # and with more time it goes on

@@ -1,0 +1,71 @@
+"""How a run is ended from outside: signals to the driver, and its orders to the workers of any node."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from study.board import Board
+from trainables.stopping import EVERYBODY
+
+GRACE = 10.0
+"""Seconds that running trials have to leave a checkpoint when the driver is asked to stop."""
+
+
+NOW = signal.SIGUSR1
+"""Ends the run without waiting: what a thread sends to the main one. (Timers with SIGALRM may be others'.)"""
+
+
+def end_now() -> None:
+    """Called by any thread."""
+    signal.pthread_kill(threading.main_thread().ident or 0, NOW)
+
+
+class Orders:
+    """The file by which workers on any node are told to stop; it is there, and empty, before they are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+
+    def give(self, whom: str) -> None:
+        """whom: EVERYBODY, or the name of a node. Raises OSError."""
+        with self.path.open("a") as file:
+            file.write(f"{whom}\n")
+
+
+@contextlib.contextmanager
+def stop_on_signal(board: Board, orders: Orders | None = None) -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt; what runs is continued from its checkpoint next time.
+
+    With orders, the first signal only asks the workers for a checkpoint of their last step. The searcher
+    raises once they have left it; so does a second signal, and the end of GRACE seconds.
+    """
+    patience = threading.Timer(GRACE, end_now)
+    patience.daemon = True
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        patient = board.running and not board.stopping and number != NOW
+        board.stopping = True
+        if orders is not None and patient:
+            patience.start()
+            with contextlib.suppress(OSError):  # a full disk: there can be no checkpoint either
+                orders.give(EVERYBODY)
+                return
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before: dict[int, Callable[..., Any] | int | None] = {
+        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, NOW)
+    }
+    try:
+        yield
+    finally:
+        patience.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""Why a trial ended without a result: the classes of failure, and the one of an exception. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from search_spaces import UserError
+
+OUT_OF_MEMORY = "out_of_memory"
+NOT_FINITE = "not_finite"
+DATA = "data"
+WORKER_LOST = "worker_lost"
+NODE_LOST = "node_lost"
+PREEMPTED = "preempted"
+TIMEOUT = "timeout"
+BUG = "bug"
+
+CLASSES = (OUT_OF_MEMORY, NOT_FINITE, DATA, WORKER_LOST, NODE_LOST, PREEMPTED, TIMEOUT, BUG)
+
+_CPU_ALLOCATOR = "can't allocate memory"
+"""What torch's allocator of host memory says in a plain RuntimeError (torch 2.15: DefaultCPUAllocator)."""
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss became NaN or infinite: the trial diverged. A result of its parameters, not a bug."""
+
+
+class DataError(Exception):
+    """The data set cannot be read, or is no longer the one that the study was planned on."""
+
+
+class TimeLimitError(Exception):
+    """The trial took longer than it was given."""
+
+
+def classify(error: BaseException) -> str:
+    """The class of what ended a trial inside its process: that of the first cause that has one, else "bug".
+
+    A lost process, a lost node and a preemption are no exceptions of the trial's.
+    """
+    return next((found for found in map(_class_of, _causes(error)) if found is not None), BUG)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        yield cause
+        seen.add(id(cause))
+        cause = cause.__cause__
+
+
+def _class_of(error: BaseException) -> str | None:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error):
+        return OUT_OF_MEMORY
+    if isinstance(error, NotFiniteError):
+        return NOT_FINITE
+    if isinstance(error, DataError | UserError):
+        return DATA
+    return TIMEOUT if isinstance(error, TimeLimitError) else None
