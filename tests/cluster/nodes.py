@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.harness import ROOT, processes_of, wait_for
+from tests.ray import driver
 
 LOOPBACK = "127.0.0.1"
 PATIENCE = 90.0
@@ -61,19 +62,32 @@ class Node:
         self.process.wait(10)
 
 
+def _python(folder: Path) -> Path:
+    """A folder whose `python` is this one, for which the toy study is one of the project's."""
+    program = folder / "bin" / "python"
+    program.parent.mkdir()
+    toy = f'shift 2; set -- -m {driver.__name__} run "$@"'
+    program.write_text(
+        f'#!/bin/sh\nif [ "$2 $3" = "study.run {driver.NAME}" ]; then {toy}; fi\nexec {sys.executable} "$@"\n'
+    )
+    program.chmod(0o755)
+    return program.parent
+
+
 class Cluster:
     """A head and the nodes that were added; `close` ends what is left of them."""
 
     def __init__(self, **environment: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ray"))  # short: a socket's path has 107 characters
         self.environment = {
             **os.environ,
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
+            "PATH": f"{_python(self.folder)}{os.pathsep}{os.environ['PATH']}",
             **environment,
         }
-        self.folder = Path(tempfile.mkdtemp(prefix="ray"))  # short: a socket's path has 107 characters
         self.port, self.dashboard_port = free_port(), free_port()
         self.nodes: list[Node] = []
         self._started = 0
