@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import re
 import shlex
@@ -197,6 +198,7 @@ def _client(address: str) -> Any:
         socket.create_connection((str(parts.hostname), port), timeout=ANSWER_WITHIN).close()
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.WARNING)  # how the socket closed
         with _environment_aside():
             return JobSubmissionClient(address)
 
