@@ -1,4 +1,4 @@
-"""`python -m study list | show | describe | plan | run | extend | status | report | data`."""
+"""`python -m study COMMAND`; `python -m study --help` lists the commands."""
 
 from study.cli import main
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import logging
 import sys
@@ -237,21 +238,105 @@ def extend(
 
 
 @app.command()
+def submit(
+    name: Name,
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard: http://HEAD:8265."
+        ),
+    ],
+    dataset: DatasetOption = None,
+    trials: TrialsOption = None,
+    replicates: ReplicatesOption = None,
+    set_: SetOption = None,
+    home: HomeOption = "runs",
+    fork: ForkOption = None,
+    cpus_per_trial: CpusOption = 1.0,
+    gpus_per_trial: GpusOption = None,
+    max_concurrent: ConcurrentOption = None,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+) -> None:
+    """Run or continue a study on a Ray cluster, without this machine.
+
+    The home must be a folder that all machines of the cluster share. The same command again continues.
+
+    Example: python -m study submit ablation_pixels --address http://HEAD:8265 --home /shared/runs
+    """
+    from study import commands
+
+    study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=fork)
+    commands.machine(None, cpus_per_trial, gpus_per_trial, max_concurrent, False)
+    options = {
+        "--dataset": None if dataset is None else study.data.dataset,
+        "--trials": trials,
+        "--replicates": replicates,
+        "--set": set_,
+        "--fork": fork,
+        "--cpus-per-trial": cpus_per_trial,
+        "--gpus-per-trial": gpus_per_trial,
+        "--max-concurrent": max_concurrent,
+        "--tracking-uri": tracking_uri,
+        "--optuna-storage": optuna_storage,
+    }
+    out.print(commands.submit(study, name, home, address, options), soft_wrap=True)
+
+
+@app.command()
+def logs(
+    name: Name,
+    home: HomeOption = "runs",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the study ends.")] = False,
+) -> None:
+    """What the driver of a submitted study printed.
+
+    Example: python -m study logs ablation_pixels -f
+    """
+    from study import jobs
+    from study.home import Home
+
+    jobs.logs(Home.at(home).study(name), functools.partial(typer.echo, nl=False), follow=follow)
+
+
+@app.command()
+def stop(name: Name, home: HomeOption = "runs") -> None:
+    """Stop a submitted study; the same submit continues it.
+
+    Example: python -m study stop ablation_pixels
+    """
+    from study import jobs
+    from study.home import Home
+
+    out.print(jobs.stop(Home.at(home).study(name)), soft_wrap=True)
+
+
+@app.command()
 def status(name: Name, home: HomeOption = "runs", format_: FormatOption = Format.table) -> None:
     """How far a study is, from its ledger.
 
+    Of a submitted one also what became of its job.
+
     Example: python -m study status ablation_pixels --format json
     """
+    from study import jobs
     from study import status as view
     from study.home import Home
 
-    folder = Home.at(home).existing(name)
+    place = Home.at(home)
+    job = jobs.state(place.study(name))
+    if job is not None and name not in place.studies():
+        raise UserError(job)  # submitted and not begun
+    folder = place.existing(name)
     study = folder.frozen()
     assert study is not None
-    if format_ is Format.table:
-        out.print(view.to_table(study, folder))
+    if format_ is Format.json:
+        typer.echo(view.to_json(study, folder, job))
+    elif format_ is Format.markdown:
+        typer.echo(view.to_markdown(study, folder))
     else:
-        typer.echo(view.to_json(study, folder) if format_ is Format.json else view.to_markdown(study, folder))
+        out.print(view.to_table(study, folder))
+        out.print(Text(job or ""), soft_wrap=True, end="\n" if job else "")
 
 
 @app.command()

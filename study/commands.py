@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 
 import typer
 from rich.console import Console
@@ -12,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces import UserError
-from study import datasets, discovery, overrides, plan, service, targets
+from study import datasets, discovery, jobs, overrides, plan, service, targets
 from study.console import duration
 from study.engine import Machine, available_cores
-from study.home import Home
+from study.home import Home, agree
 from study.spec import Study
 
 
@@ -96,6 +97,22 @@ def run(
         sys.stderr.write("Stopped. Everything finished is kept; the same command continues.\n")
         return 1
     return 0 if answer.complete else 1
+
+
+def submit(study: Study, name: str, home: str, address: str, options: Mapping[str, object]) -> str:
+    """Starts the driver of a study on a cluster. Raises UserError, also for what its driver would refuse."""
+    folder = Home.at(home).study(study.name)
+    jobs.check_address(address)
+    jobs.check_secrets(options)
+    frozen = folder.frozen()
+    if frozen is not None:
+        agree(frozen, study)
+    Home.at(home).check_writable()
+    words = [name, "--home", str(folder.path.parent)]
+    for option, value in options.items():
+        given = value if isinstance(value, list) else [] if value is None else [value]
+        words += [f"{option}={one}" for one in given]
+    return jobs.submit(folder, address, words)
 
 
 def show_plan(

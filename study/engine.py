@@ -16,7 +16,7 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ from trainables.metrics import METRICS
 
 WATCH_EVERY = 2.0
 """Seconds between two looks at whether the cluster still has a node, and which of them are about to go."""
+
+SEEN_WITHIN = 10.0
+"""Seconds that a file may take to show on another node of a cluster."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that the head node of a cluster has to accept a connection."""
@@ -70,9 +73,10 @@ def _environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def connect(machine: Machine) -> tuple[Machine, int]:
+def connect(machine: Machine, witness: Path | None = None) -> tuple[Machine, int]:
     """Starts Ray in this process, or joins a cluster. Raises UserError.
 
+    Every node of a cluster must see the file `witness`, for trials leave their checkpoints beside it.
     Returns the machine with its GPU share settled, and how many trials fit at once.
     """
     _environment()
@@ -101,10 +105,51 @@ def connect(machine: Machine) -> tuple[Machine, int]:
             f"A Ray cluster must answer at {machine.address!r}, but: {reason}; check --address (RAY_ADDRESS) "
             "and that RAY_AUTH_MODE is the same on every node."
         ) from error
-    resources = ray.cluster_resources()
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     if machine.gpus_per_trial is None:
-        machine = dataclasses.replace(machine, gpus_per_trial=1.0 if resources.get("GPU", 0.0) >= 1 else 0.0)
-    return machine, _slots(resources, machine)
+        some = any(resources.get("GPU", 0.0) >= 1 for resources in nodes.values())
+        machine = dataclasses.replace(machine, gpus_per_trial=1.0 if some else 0.0)
+    slots = _slots(list(nodes.values()), machine)
+    if machine.address is not None and witness is not None:
+        _require_sight(witness, [name for name, resources in nodes.items() if _fits(resources, machine)])
+    return machine, slots
+
+
+def _require_sight(witness: Path, nodes: Sequence[str]) -> None:
+    """Raises UserError when a node has another file there, or none: its trials would be lost with it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def trouble(path: Path, content: bytes, patience: float) -> str:
+        """Sent as it is, so that a node without this package can tell."""
+        import importlib.util
+        import time
+
+        if importlib.util.find_spec("trainables") is None:
+            return "does not have this package installed"
+        end = time.monotonic() + patience  # a network file system may show a new file late
+        while not path.exists() or path.read_bytes() != content:
+            if time.monotonic() > end:
+                return f"does not see {path.parent}"
+            time.sleep(0.2)
+        return ""
+
+    task, content = ray.remote(num_cpus=0, max_retries=0)(trouble), witness.read_bytes()
+    told = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            witness, content, SEEN_WITHIN
+        )
+        for node in nodes
+    ]
+    names = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+    for node, reference in zip(nodes, told, strict=True):
+        with contextlib.suppress(ray.exceptions.RayError):  # it died meanwhile, and will run no trial
+            reason = ray.get(reference)
+            if reason:
+                raise UserError(
+                    f"Every node of the cluster must have this package and share the home folder, but "
+                    f"{names[node]} {reason}; install it there, or name another --home (STUDY_HOME)."
+                )
 
 
 def _require_answer(address: str) -> None:
@@ -126,19 +171,26 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _slots(resources: dict[str, float], machine: Machine) -> int:
+def _slots(nodes: Sequence[Mapping[str, float]], machine: Machine) -> int:
     """Trials that fit at once. Raises UserError when not even one does: Ray would wait for ever."""
-    fits = [resources.get("CPU", 0.0) / machine.cpus_per_trial]
-    if machine.gpus_per_trial:
-        fits.append(resources.get("GPU", 0.0) / machine.gpus_per_trial)
-    slots = int(min(fits) + 1e-9)
+    slots = sum(_fits(resources, machine) for resources in nodes)
     if slots < 1:
+        largest = [max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")]
+        where = "the machine has" if len(nodes) == 1 else "no node of the cluster has more than"
         raise UserError(
             f"A trial asks for {machine.cpus_per_trial:g} CPUs and {machine.gpus_per_trial or 0:g} GPUs, but "
-            f"the machine has {resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; lower "
-            "--cpus-per-trial or --gpus-per-trial."
+            f"{where} {largest[0]:g} and {largest[1]:g}; lower --cpus-per-trial or --gpus-per-trial."
         )
     return min(slots, machine.max_concurrent or slots)
+
+
+def _fits(resources: Mapping[str, float], machine: Machine) -> int:
+    """Trials that fit on one node: a trial never spans two, nor its share of a GPU two GPUs."""
+    fits = [int(resources.get("CPU", 0.0) / machine.cpus_per_trial + 1e-9)]
+    if share := machine.gpus_per_trial:
+        gpus = resources.get("GPU", 0.0)
+        fits.append(int(gpus) * int(1 / share + 1e-9) if share < 1 else int(gpus / share + 1e-9))
+    return min(fits)
 
 
 def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: type) -> None:

@@ -19,7 +19,7 @@ from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
 from study.console import Screen, introduction
 from study.engine import Machine
-from study.home import Home, StudyFolder, agree
+from study.home import SPEC, Home, StudyFolder, agree
 from study.pictures import learning_curves
 from study.pretraining import Networks
 from study.results import TrialRow
@@ -158,7 +158,7 @@ def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder,
         return
     with stop_on_signal(board):
         try:
-            machine, slots = engine.connect(machine)
+            machine, slots = engine.connect(machine, folder.path / SPEC)
             with Screen(console, board, slots):
                 engine.run(board, machine, slots, folder.path, trainable=trainable)
         finally:

@@ -38,8 +38,9 @@ def counts(study: Study, folder: StudyFolder) -> dict[str, Any]:
     }
 
 
-def to_json(study: Study, folder: StudyFolder) -> str:
-    return json.dumps(counts(study, folder), indent=2)
+def to_json(study: Study, folder: StudyFolder, job: str | None = None) -> str:
+    """The counts; of a submitted study also "job", a sentence."""
+    return json.dumps({**counts(study, folder), **({} if job is None else {"job": job})}, indent=2)
 
 
 def _cells(study: Study, folder: StudyFolder) -> list[list[str]]:

@@ -63,9 +63,9 @@ def processes_of(session: int) -> list[Process]:
 
 
 class Driver:
-    """One run of a command over the toy study, in a session of its own."""
+    """One run of a command, over the toy study unless another module is named, in a session of its own."""
 
-    def __init__(self, home: Path, dataset: Path, *arguments: str) -> None:
+    def __init__(self, home: Path, dataset: Path, *arguments: str, module: str = "tests.ray.driver") -> None:
         number = len(list(home.glob("driver*.out")))
         self.output, self.error_output = home / f"driver{number}.out", home / f"driver{number}.err"
         environment = {
@@ -78,7 +78,7 @@ class Driver:
         }
         with self.output.open("w") as output, self.error_output.open("w") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.ray.driver", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 cwd=ROOT, env=environment, stdout=output, stderr=errors, start_new_session=True,
             )  # fmt: skip
 

@@ -16,9 +16,7 @@ from typing import Any
 from ray import tune
 from torch import Tensor
 
-from trainables.trainable import StudyTrainable
-
-from trainables.trainable import SAMPLES
+from trainables.trainable import SAMPLES, StudyTrainable
 
 ORDERS = "toy.json"
 

@@ -205,7 +205,20 @@ def test_status_and_report_of_a_study_that_has_begun(call, home, form):
     assert "statistic" in result.stdout
 
 
-COMMANDS = ("list", "show", "describe", "plan", "run", "extend", "status", "report", "data")
+COMMANDS = (
+    "list",
+    "show",
+    "describe",
+    "plan",
+    "run",
+    "extend",
+    "submit",
+    "logs",
+    "stop",
+    "status",
+    "report",
+    "data",
+)
 
 
 def test_help_names_the_commands_the_exit_codes_and_the_environment(call):
