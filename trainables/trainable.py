@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from ray import tune
 
-from trainables import pictures
+from trainables import pictures, saved
 from trainables.batches import weak_labels
 from trainables.data.dataset import open_dataset
 from trainables.loop import NotFiniteError, Training
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 SAMPLES = "samples.png"
+SET_ASIDE = "damaged.pt"
+"""Where a checkpoint goes that cannot be believed; the next one replaces it."""
 
 
 class StudyTrainable(tune.Trainable):
@@ -78,9 +80,9 @@ class StudyTrainable(tune.Trainable):
 
     def _advance(self) -> dict[str, Any]:
         if self.training is None:
-            saved = self._open()
-            if saved is not None and saved["state"] != "running":
-                return saved  # trained to its end before the driver could hear of it
+            last = self._open()
+            if last is not None and last["state"] != "running":
+                return last  # trained to its end before the driver could hear of it
         training = self.training
         assert training is not None
         started = time.perf_counter()
@@ -126,19 +128,34 @@ class StudyTrainable(tune.Trainable):
             raise RuntimeError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
         device = torch.device("cuda" if torch.cuda.is_available() and self._has_gpu() else "cpu")
         start = self.settings["start"]
-        network = None if start is None else torch.load(start, map_location="cpu", weights_only=True)
+        network = None if start is None else saved.read(Path(start), "cpu")
         self.training = Training(trial, dataset, device, network=network)
         path = self._folder() / CHECKPOINT
         for unfinished in path.parent.glob(f"{CHECKPOINT}.*"):
             unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
-        if not path.exists():
+        checkpoint = self._checkpoint(path, device)
+        if checkpoint is None:
             return None
-        saved = torch.load(path, map_location=device, weights_only=True)
-        self.training.load_state_dict(saved["training"])
-        result: dict[str, Any] = saved["result"]
+        self.training.load_state_dict(checkpoint["training"])
+        result: dict[str, Any] = checkpoint["result"]
         self.seconds, self.curve = result["seconds"], result["curve"]
         self.training_seconds = self.curve[-1]["training_seconds"]
         return result
+
+    def _checkpoint(self, path: Path, device: torch.device) -> dict[str, Any] | None:
+        """The trial's own and sound one; a damaged or foreign file is set aside, nothing of it is used."""
+        if not path.exists():
+            return None
+        try:
+            checkpoint = saved.read(path, device)
+            result = checkpoint.get("result")
+            if not isinstance(result, dict) or result.get("key") != self.settings["key"]:
+                raise saved.DamagedError(f"{path} is not a checkpoint of trial {self.settings['key']}")
+        except saved.DamagedError as error:
+            path.replace(path.with_name(SET_ASIDE))
+            log.warning("%s: it was set aside as %s, and the trial starts again.", error, SET_ASIDE)
+            return None
+        return checkpoint
 
     def _has_gpu(self) -> bool:
         # Ray leaves all GPUs visible to a trial that asked for none.
@@ -157,8 +174,10 @@ class StudyTrainable(tune.Trainable):
         """First what it reports, then the network, then the checkpoint that calls the trial finished: where a
         later one is, the earlier ones are, too."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".json").write_text(json.dumps(result))
-        _write(path, {name: value.cpu() for name, value in training.net.state_dict().items()})
+        draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+        _write(draft, {name: value.cpu() for name, value in training.net.state_dict().items()})
+        path.with_suffix(".json").write_text(json.dumps({**result, "network_digest": saved.digest_of(draft)}))
+        draft.replace(path)
 
     def _test(self, training: Training) -> list[dict[str, Any]]:
         rows = training.split.test

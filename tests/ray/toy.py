@@ -89,7 +89,9 @@ class ToyTrainable(tune.Trainable):
         temporary.replace(self.checkpoint)
         if self.state == "finished" and self.config["network"] is not None:
             network = Path(self.config["network"])
-            network.with_suffix(".json").write_text(json.dumps({"curve": self.curve}))
+            network.with_suffix(".json").write_text(
+                json.dumps({"key": self.config["key"], "curve": self.curve})
+            )
             network.write_text(str(os.getpid()))
 
     def result(self, state: str, reason: str = "", trace: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -155,6 +156,7 @@ def test_only_one_driver_trains_a_network(tmp_path: Path):
     one.end(key)  # it died or failed: the other may
     assert other.start(key)
     other.networks.file(key).touch()
+    other.networks.file(key).with_suffix(".json").write_text(json.dumps({"key": key}))
     other.end(key)
     assert not one.start(key)  # it is there: nobody trains it again
     assert one.networks.has(key)
