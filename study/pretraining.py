@@ -57,17 +57,17 @@ class Networks:
         return key in self.sound
 
     def _damage(self, key: str) -> str | None:
-        """Why this network cannot be believed: not the bytes, or not the training, that its result names."""
+        """Why this network cannot be believed."""
         file = self.file(key)
         try:
             result = self.result(key)
-            trained, digest = result["key"], result.get("network_digest")
-        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            trained = result["key"]
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             return f"{file.with_suffix('.json')} is missing or damaged"
         if trained != key:
             return f"{file} is of another training, {trained}"
-        if digest is not None and digest != saved.digest_of(file):  # older results name none
-            return f"{file} is damaged: it has changed since it was written"
+        if not saved.is_whole(file, key):
+            return f"{file} is damaged, or is not the network of this training"
         return None
 
     def claim(self, key: str) -> bool:

@@ -11,7 +11,6 @@ import dataclasses
 import gc
 import json
 import logging
-import os
 import platform
 import time
 import traceback
@@ -128,7 +127,7 @@ class StudyTrainable(tune.Trainable):
             raise RuntimeError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
         device = torch.device("cuda" if torch.cuda.is_available() and self._has_gpu() else "cpu")
         start = self.settings["start"]
-        network = None if start is None else saved.read(Path(start), "cpu")
+        network = None if start is None else saved.read(Path(start), "cpu", Path(start).parent.name)
         self.training = Training(trial, dataset, device, network=network)
         path = self._folder() / CHECKPOINT
         for unfinished in path.parent.glob(f"{CHECKPOINT}.*"):
@@ -147,15 +146,11 @@ class StudyTrainable(tune.Trainable):
         if not path.exists():
             return None
         try:
-            checkpoint = saved.read(path, device)
-            result = checkpoint.get("result")
-            if not isinstance(result, dict) or result.get("key") != self.settings["key"]:
-                raise saved.DamagedError(f"{path} is not a checkpoint of trial {self.settings['key']}")
+            return saved.read(path, device, self.settings["key"])
         except saved.DamagedError as error:
             path.replace(path.with_name(SET_ASIDE))
             log.warning("%s: it was set aside as %s, and the trial starts again.", error, SET_ASIDE)
             return None
-        return checkpoint
 
     def _has_gpu(self) -> bool:
         # Ray leaves all GPUs visible to a trial that asked for none.
@@ -168,16 +163,16 @@ class StudyTrainable(tune.Trainable):
 
     def _save(self, result: dict[str, Any]) -> None:
         assert self.training is not None
-        _write(self._folder() / CHECKPOINT, {"training": self.training.state_dict(), "result": result})
+        content = {"training": self.training.state_dict(), "result": result}
+        saved.write(self._folder() / CHECKPOINT, content, result["key"])
 
     def _leave_network(self, path: Path, training: Training, result: dict[str, Any]) -> None:
         """First what it reports, then the network, then the checkpoint that calls the trial finished: where a
         later one is, the earlier ones are, too."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-        _write(draft, {name: value.cpu() for name, value in training.net.state_dict().items()})
-        path.with_suffix(".json").write_text(json.dumps({**result, "network_digest": saved.digest_of(draft)}))
-        draft.replace(path)
+        path.with_suffix(".json").write_text(json.dumps(result))
+        weights = {name: value.cpu() for name, value in training.net.state_dict().items()}
+        saved.write(path, weights, result["key"])
 
     def _test(self, training: Training) -> list[dict[str, Any]]:
         rows = training.split.test
@@ -225,16 +220,6 @@ class StudyTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing from Ray: `_open` continues from the trial's own checkpoint."""
-
-
-def _write(target: Path, content: dict[str, Any]) -> None:
-    """Atomic: a kill at any moment leaves the old file or the new one, whole."""
-    temporary = target.with_name(f"{target.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave the new name without its content
-    temporary.replace(target)
 
 
 def _packed(result: dict[str, Any]) -> dict[str, Any]:

@@ -36,24 +36,30 @@ _NEVER = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "pickle.find_
 
 
 def damaged(content: bytes, rounds: int, seed: int = 0) -> Iterator[bytes]:
-    """Copies of `content`: a bit flipped, cut, a part zeroed, repeated, moved or replaced by noise."""
+    """Copies of `content`: a bit flipped, cut, a part zeroed, repeated, left out or replaced by noise."""
     chance = Random(seed)
-    for _ in range(rounds):
-        at, length = chance.randrange(len(content)), chance.choice((1, 4, 64, 1024))
-        part, rest = content[at : at + length], content[at + length :]
-        match chance.randrange(8):
-            case 0:
-                yield content[:at]
-            case 1:
-                yield content[:at] + bytes(len(part)) + rest
-            case 2:
-                yield content[:at] + part + part + rest
-            case 3:
-                yield content[:at] + chance.randbytes(len(part)) + rest
-            case 4:
-                yield content[:at] + rest
-            case _:  # the likeliest damage, and the hardest to see
-                yield flipped(content, 8 * at + chance.randrange(8))
+    while rounds:
+        copy = _damaged(content, chance)
+        if copy != content:
+            rounds -= 1
+            yield copy
+
+
+def _damaged(content: bytes, chance: Random) -> bytes:
+    at, length = chance.randrange(len(content)), chance.choice((1, 4, 64, 1024))
+    part, rest = content[at : at + length], content[at + length :]
+    match chance.randrange(8):
+        case 0:
+            return content[:at]
+        case 1:
+            return content[:at] + bytes(len(part)) + rest
+        case 2:
+            return content[:at] + part + part + rest
+        case 3:
+            return content[:at] + chance.randbytes(len(part)) + rest
+        case 4:
+            return content[:at] + rest
+    return flipped(content, 8 * at + chance.randrange(8))  # the likeliest damage, and the hardest to see
 
 
 def flipped(content: bytes, bit: int) -> bytes:

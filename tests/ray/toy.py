@@ -12,6 +12,8 @@ from typing import Any
 
 from ray import tune
 
+from trainables import saved
+
 ORDERS = "toy.json"
 
 
@@ -92,7 +94,7 @@ class ToyTrainable(tune.Trainable):
             network.with_suffix(".json").write_text(
                 json.dumps({"key": self.config["key"], "curve": self.curve})
             )
-            network.write_text(str(os.getpid()))
+            saved.write(network, {"process": os.getpid()}, self.config["key"])
 
     def result(self, state: str, reason: str = "", trace: str = "") -> dict[str, Any]:
         tested = state == "finished" and self.config["trial"]["test"]
