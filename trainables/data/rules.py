@@ -43,8 +43,29 @@ class Pixels(NamedTuple):
     scribble: np.ndarray | None
 
 
+LONGEST_PART, LONGEST_PATH = 255, 4000
+"""Bytes, as Linux has them."""
+
+
+def require_possible(path: Path) -> None:
+    """Raises UserError for what no file can be called."""
+    parts = [len(part.encode(errors="replace")) for part in path.parts]
+    if "\0" in str(path) or max(parts, default=0) > LONGEST_PART or sum(parts) > LONGEST_PATH:
+        raise UserError(
+            f"A path must have no null character and no part of more than {LONGEST_PART} bytes, but got "
+            f"{str(path)!r:.120}; correct it."
+        )
+
+
+def require_regular(path: Path, what: str) -> None:
+    """Raises UserError for a pipe, a device and the like, from which reading may never end."""
+    if not path.is_file():
+        raise UserError(f"{what} must be an ordinary file, and {path} is none; remove it or fetch it again.")
+
+
 def require_file(path: Path) -> None:
     """Raises UserError, with the nearest name in that folder, where `path` is no file."""
+    require_possible(path)
     if not path.is_file():
         beside = [other.name for other in path.parent.glob("*.parquet")]
         raise UserError(f"There is no dataset file {path}.{nearest(path.name, beside)}")
