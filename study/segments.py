@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from search_spaces import UserError
@@ -157,16 +158,18 @@ class Segments:
         return sorted(found)
 
     def _table(self, segment: Segment, columns: Sequence[str] | None) -> pa.Table:
-        content = segment.path.read_bytes()
         try:
+            content = segment.path.read_bytes()
             # On this thread alone: Arrow's threads may hold a reference to these Python bytes beyond the
             # read, and to let go of it while the interpreter shuts down aborts the process.
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
             version = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
             if version == self._version:
-                return file.read(columns=None if columns is None else list(columns), use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
+                return self._checked(segment, file, columns)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
+            reason = " ".join(str(error).split())[:300]
             raise UserError(
                 f"The ledger file {segment.path} is damaged ({reason}): restore it from a copy, or move it "
                 "away to do without the trials in it."
@@ -176,6 +179,19 @@ class Segments:
             f"The ledger file {segment.path} must have the ledger version {self._version.decode()!r} and has "
             f"{found}: read this study with the release that wrote it, or run it again under another name."
         )
+
+    def _checked(self, segment: Segment, file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
+        """Raises ValueError for what was not written under this name: a footer has no checksum."""
+        schema = file.schema_arrow
+        if schema.names != self._schema.names or schema.types != self._schema.types:
+            raise ValueError("its columns are others")
+        names = schema.names if columns is None else list(columns)
+        table = file.read(columns=list({*names, "sequence"}), use_threads=False)
+        table.validate(full=True)
+        found = pc.min_max(table["sequence"]).as_py()
+        if table["sequence"].null_count or found != {"min": segment.first, "max": segment.last}:
+            raise ValueError(f"it holds the rows {found['min']} to {found['max']}")
+        return table.select(names)
 
 
 def _uncovered(segments: Sequence[Segment]) -> list[Segment]:

@@ -255,7 +255,8 @@ def _check_settings(study: Study) -> None:
         if getattr(study, name) is not None:
             check_values(Protocol, dataclasses.asdict(getattr(study, name)), owner=f"the {name}")
     networks.check(study.network, study.network_settings)
-    for part in (*study.arms, *stages):
+    parts: list[Arm | Stage] = [*study.arms, *stages]
+    for part in parts:
         check_values(discovery.load(part.method), part.settings, owner=f"method {part.method}")
 
 

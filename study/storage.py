@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import UserError
@@ -24,9 +26,15 @@ _STATES = {
 }
 
 
+_UNREADABLE = (sqlalchemy.exc.DatabaseError, StorageInternalError, ValueError, LookupError, TypeError)
+"""What reading a damaged database raises."""
+
+
 def open_storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
     """SQLite in the study's folder, or the database at `url`. Raises UserError when it does not open."""
     address = url or f"sqlite:///{folder / 'optuna.db'}"
+    if url is None:
+        _require_sound(folder / "optuna.db")
     try:
         storage = optuna.storages.RDBStorage(address)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
@@ -40,6 +48,27 @@ def open_storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
         sqlalchemy.event.listen(storage.engine, "connect", _quick_and_safe)
         storage.engine.dispose()  # connections opened before the listener lack its settings
     return storage
+
+
+def _require_sound(path: Path) -> None:
+    """Raises UserError for a damaged file, in which Optuna would find its tables and fail in the middle."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        found = str(error)
+    if found != "ok":
+        raise UserError(_damaged(path, found))
+
+
+def _damaged(place: Path | str, reason: str) -> str:
+    reason = " ".join(reason.split())[:200]
+    return (
+        f"Optuna's database {place} must open, but: {reason}; move it away with its -wal and -shm, and the "
+        "same command makes it again from the ledger."
+    )
 
 
 def _without_password(address: str) -> str:
@@ -70,10 +99,22 @@ class ArmStore:
         self.ids: dict[int, int] = {}
 
     def load(self) -> list[Attempt]:
-        """All trials in the order of their numbers."""
-        trials = self.study.get_trials(deepcopy=False)
-        self.ids = {t.number: t._trial_id for t in trials}
-        return [_attempt(t) for t in trials]
+        """All trials in the order of their numbers. Raises UserError for a damaged database."""
+        try:
+            trials = self.study.get_trials(deepcopy=False)
+            self.ids = {t.number: t._trial_id for t in trials}
+            attempts = [_attempt(t) for t in trials]
+            if [a.number for a in attempts] != list(range(len(attempts))):
+                raise ValueError("trials are missing")
+        except (
+            sqlalchemy.exc.DatabaseError,
+            StorageInternalError,
+            ValueError,
+            LookupError,
+            TypeError,
+        ) as error:
+            raise UserError(_damaged(f"of {self.study.study_name!r}", str(error))) from error
+        return attempts
 
     def add(self, attempt: Attempt, distributions: Mapping[str, BaseDistribution], key: str) -> None:
         """Writes a proposed trial as RUNNING."""

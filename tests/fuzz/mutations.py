@@ -80,8 +80,16 @@ def guarded(home: Path) -> Iterator[None]:
         if event == "open" and _reads(arguments):
             return
         if event == "open" or event in _WRITES:
-            for path in arguments[: 2 if event in ("os.rename", "os.link") else 1]:
-                _require_below(home, event, path)
+            places = {
+                "os.rename": (2, 3),
+                "os.link": (2, 3),
+                "os.remove": (1,),
+                "os.rmdir": (1,),
+                "os.mkdir": (2,),
+            }
+            for which, folder in enumerate(places.get(event, (-1,))):
+                relative_to = arguments[folder] if 0 <= folder < len(arguments) else -1
+                _require_below(home, event, arguments[which], relative_to)
 
     limit = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -99,10 +107,11 @@ def _reads(arguments: tuple[Any, ...]) -> bool:
     return not set(mode or "r") & set("wax+") and not (flags or 0) & 0o1103  # written, created, cut
 
 
-def _require_below(home: Path, event: str, path: Any) -> None:
+def _require_below(home: Path, event: str, path: Any, relative_to: int) -> None:
     if isinstance(path, int) or "__pycache__" in str(path) or str(path).startswith("/dev/null"):
         return
-    where = Path(path.decode() if isinstance(path, bytes) else path).absolute()
+    base = Path.cwd() if relative_to == -1 else Path(f"/proc/self/fd/{relative_to}").readlink()
+    where = base / (path.decode() if isinstance(path, bytes) else path)
     if not where.parent.resolve().is_relative_to(home.parent if where == home else home):
         raise AssertionError(f"{event} {where}, outside {home}")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -21,6 +23,7 @@ LARGEST_ARRAY = 2**32
 _UNREADABLE = (
     OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error,
     TypeError, LookupError, OverflowError, SyntaxError, struct.error, NotImplementedError,
+    tokenize.TokenError,
 )  # fmt: skip
 """What numpy, zipfile and h5py raise for a file that is cut, damaged, pickled or of another kind."""
 
@@ -91,7 +94,7 @@ def _npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         return {name: file[name] for name in names if name in file.files}
 
 
-def _declared_bytes(file: zipfile.ZipExtFile) -> int:
+def _declared_bytes(file: Any) -> int:
     """Of the array whose .npy file this is: what numpy would make room for."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
