@@ -1,4 +1,4 @@
-"""Which calls of the source could run foreign code or leave a folder, with their arguments: no other may appear.
+"""Which calls of the source could run foreign code or leave a folder, with their arguments: there is no other.
 
 Whoever adds one reads here what makes it safe, and adds it to the list with its arguments.
 """
@@ -6,17 +6,24 @@ Whoever adds one reads here what makes it safe, and adds it to the list with its
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from study.home import Home
+from tests.fuzz.test_ledgers import trial
+from tests.unit.study.conftest import a_study
+from tests.unit.trainables import toy_data
+from trainables import saved
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dashboards", "study", "trainables", "search_spaces")
 
 WATCHED_MODULES = (
-    "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "tarfile", "zipfile", "subprocess",
-    "runpy", "ctypes", "code", "codeop", "pty", "multiprocessing", "http.server", "socketserver", "xmlrpc",
+    "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "tarfile", "zipfile",
+    "subprocess", "runpy", "ctypes", "code", "codeop", "pty", "multiprocessing", "http.server", "socketserver", "xmlrpc",
     "webbrowser",
     "torch.hub", "torch.package", "torch.jit", "mlflow.pyfunc", "mlflow.pytorch", "mlflow.sklearn",
 )  # fmt: skip
@@ -142,6 +149,21 @@ def test_no_other_unsafe_call_exists() -> None:
             if calls:
                 found[path.relative_to(ROOT).as_posix()] = sorted(calls)
     assert found == {path: sorted(calls) for path, calls in ALLOWED.items()}
+
+
+def test_files_of_a_run_are_written_by_their_owner_alone(tmp_path: Path) -> None:
+    """And are no programs: definitions, ledgers, networks, data sets and their cache."""
+    before = os.umask(0o022)
+    try:
+        Home(tmp_path).study("toy").freeze(a_study())
+        Home(tmp_path).study("toy").ledger.append(trial(0))
+        saved.write(tmp_path / "checkpoint.pt", {}, "key")
+        toy_data.opened(tmp_path)
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        forbidden = 0o022 if path.is_dir() else 0o133
+        assert path.stat().st_mode & forbidden == 0, path
 
 
 def test_every_load_states_that_it_unpickles_nothing() -> None:
