@@ -1,4 +1,4 @@
-"""Which calls of the source could run foreign code or leave a folder, with their arguments: there is no other.
+"""Which calls of the source could run foreign code or leave a folder, with arguments: there is no other.
 
 Whoever adds one reads here what makes it safe, and adds it to the list with its arguments.
 """
@@ -23,9 +23,8 @@ PACKAGES = ("dashboards", "study", "trainables", "search_spaces")
 
 WATCHED_MODULES = (
     "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "tarfile", "zipfile",
-    "subprocess", "runpy", "ctypes", "code", "codeop", "pty", "multiprocessing", "http.server", "socketserver", "xmlrpc",
-    "webbrowser",
-    "torch.hub", "torch.package", "torch.jit", "mlflow.pyfunc", "mlflow.pytorch", "mlflow.sklearn",
+    "subprocess", "runpy", "ctypes", "code", "codeop", "pty", "multiprocessing", "http.server", "socketserver",
+    "xmlrpc", "webbrowser", "torch.hub", "torch.package", "torch.jit", "mlflow.pyfunc", "mlflow.pytorch", "mlflow.sklearn",
 )  # fmt: skip
 WATCHED_CALLS = (
     "torch.load", "numpy.load", "numpy.fromfile", "numpy.memmap", "numpy.loadtxt", "numpy.genfromtxt",
