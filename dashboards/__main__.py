@@ -12,6 +12,7 @@ from dashboards import tables
 from dashboards.figures import budget_curve
 from search_spaces import UserError, nearest
 from study.conclusion import Answer, build
+from study.home import StudyFolder
 from study.results import Ledger
 from study.spec import Study
 
@@ -73,7 +74,9 @@ def _spec(home: Path, name: str) -> Study:
     if name not in known:
         listed = f" Studies there: {', '.join(known)}." if known else " No study has been run there."
         raise UserError(f"There is no study {name!r} in {home}.{nearest(name, known)}{listed}")
-    return Study.from_json((home / name / _SPEC).read_text())
+    study = StudyFolder(home / name).frozen()
+    assert study is not None  # its spec.json was just listed
+    return study
 
 
 def _target(path: Path) -> Path:

@@ -26,8 +26,7 @@ class Float:
         return (
             isinstance(value, (int, float))
             and not isinstance(value, bool)
-            and math.isfinite(value)
-            and self.low <= value <= self.high
+            and self.low <= value <= self.high  # NaN is in no interval, infinity beyond every one
         )
 
     def corners(self) -> tuple[Value, ...]:

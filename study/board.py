@@ -92,7 +92,8 @@ class Board:
     def _recall(self, board: ArmBoard, row: TrialRow) -> None:
         if row.number == len(board.attempts):  # the database was lost; the ledger was not
             self._add_attempt(board, Attempt(row.number, row.parameters), row.key)
-        if board.search_trial(board.attempts[row.number]).key() != row.key:
+        attempt = board.attempts[row.number]
+        if attempt.parameters != row.parameters or board.search_trial(attempt).key() != row.key:
             raise UserError(
                 f"Trial {row.number} of arm {row.arm!r} must be the one that was started, but the data set, "
                 "the program or Optuna's database has changed since; restore it, or use --fork NAME or "
@@ -269,7 +270,7 @@ class Board:
         attempt.state, attempt.value = row.state, row.value
         for point in row.curve:
             if int(point["iteration"]) in board.rungs:
-                attempt.rungs.setdefault(int(point["iteration"]), self._score(point))
+                attempt.rungs[int(point["iteration"])] = self._score(point)
         board.store.tell(attempt)
 
     def _score(self, point: Mapping[str, float]) -> float:

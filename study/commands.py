@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces import UserError
-from study import datasets, discovery, jobs, overrides, plan, service, targets
+from study import datasets, discovery, jobs, names, overrides, plan, service, targets
 from study.console import duration
 from study.engine import Machine, available_cores
 from study.home import Home, agree
@@ -42,8 +42,8 @@ def definition(
 
 
 def _fork_name(name: str) -> str:
-    if not name.replace("_", "").replace("-", "").isalnum():
-        raise UserError(f"--fork takes a name of letters, digits, _ and -, but got {name!r}.")
+    if not names.is_study(name):
+        raise UserError(f"--fork takes a name of {names.RULE}, but got {name!r:.120}.")
     return name
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from search_spaces import UserError, nearest
 from trainables.data.dataset import Dataset, open_dataset
 from trainables.data.parquet import ParquetDataset, write_dataset
+from trainables.data.rules import require_possible
 
 data_app = typer.Typer(
     name="data",
@@ -98,6 +99,7 @@ def import_dataset(
     from trainables.data.importers import base
 
     read = base.load(kind)
+    require_possible(source)
     target = _new_file(dest, home)
     imported = read(source, size=parse_size(size))
     write_dataset(
@@ -157,6 +159,7 @@ def _summary(path: Path) -> tuple[str, str, str, str]:
 
 
 def _existing(path: Path, home: Path) -> Path:
+    require_possible(path)
     if path.is_file():
         return path
     folder = home / "datasets"
@@ -168,6 +171,7 @@ def _existing(path: Path, home: Path) -> Path:
 
 def _new_file(dest: Path, home: Path) -> Path:
     """A bare name goes to HOME/datasets; refuses an existing file before hours of reading, not after."""
+    require_possible(dest)
     target = dest if dest.suffix == ".parquet" else home / "datasets" / f"{dest}.parquet"
     if dest.suffix != ".parquet" and len(dest.parts) != 1:
         raise UserError(f"A destination is a name or a .parquet file, but got {dest}; try {dest}.parquet.")

@@ -10,6 +10,7 @@ from study.home import Home
 from study.spec import Data
 from trainables.data import phantoms
 from trainables.data.dataset import Dataset, open_dataset
+from trainables.data.rules import require_possible
 from trainables.trial import DataSource
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 def absolute(name: str) -> str:
     """A path as it stays true in another working directory; the name of a data set as it is."""
+    require_possible(Path(name))
     is_path = name.endswith(".parquet") or "/" in name
     return str(Path(name).expanduser().resolve()) if is_path else name
 

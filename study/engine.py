@@ -81,10 +81,10 @@ def connect(machine: Machine, witness: Path | None = None) -> tuple[Machine, int
     """
     _environment()
     if machine.address is None:
-        os.environ.setdefault(
-            "RAY_AUTH_MODE", "disabled"
-        )  # on loopback only; its default writes a token file
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # on loopback; its default writes a token file
     import ray
+
+    from study.ray_network import on_loopback
 
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if machine.address is None:
@@ -98,7 +98,8 @@ def connect(machine: Machine, witness: Path | None = None) -> tuple[Machine, int
         _require_answer(machine.address)
         options["address"] = machine.address
     try:
-        ray.init(**options)
+        with on_loopback() if machine.address is None else contextlib.nullcontext():
+            ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -16,7 +16,7 @@ from typing import IO
 
 from search_spaces import UserError, nearest
 from study.results import Ledger
-from study.spec import FORMAT, Study
+from study.spec import Study
 
 SPEC = "spec.json"
 LOCK = "driver.lock"
@@ -97,23 +97,17 @@ class StudyFolder:
         if not spec.exists():
             return None
         try:
-            raw = json.loads(spec.read_text())
-        except ValueError as error:
+            study = Study.from_json(spec.read_text())
+        except UserError as error:
+            raise UserError(f"{spec}: {error}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{spec} cannot be read ({error}); restore it or use another --home.") from error
+        if study.name != self.path.name:
             raise UserError(
-                f"{spec} must be JSON, but it is damaged: {error}; restore it or use another --home."
-            ) from error
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            found = raw.get("format") if isinstance(raw, dict) else None
-            raise UserError(
-                f"{self.path} was written in format {found!r}, this program reads format {FORMAT}; use the "
-                "version that wrote it, or another --home."
+                f"{spec} must be of the study {self.path.name!r}, but is of {study.name!r}; restore it or "
+                "use another --home."
             )
-        try:
-            return Study.from_dict(raw)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{spec} must hold a study, but it is damaged ({error}); restore it or use another --home."
-            ) from error
+        return study
 
     def freeze(self, study: Study) -> None:
         """Writes the definition, atomically."""
@@ -137,7 +131,7 @@ class StudyFolder:
         Raises UserError while another driver lives.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK).open("a+") as handle:
+        with (self.path / LOCK).open("a+", errors="replace") as handle:
             # Tried a few times: a `status` that is looking holds the lock for some microseconds.
             if not any(_flock(handle, fcntl.LOCK_EX, pause) for pause in (0.02, 0.02, 0.0)):
                 handle.seek(0)

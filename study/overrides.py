@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from search_spaces import UserError, hyper_parameters, nearest
@@ -127,14 +128,15 @@ def _value(text: str, key: str, like: Any) -> Any:
         return text.lower() == "true"
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: ((((...
         value = text
     if isinstance(like, tuple):
         return _tuple(value, key, text)
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):  # of 400 digits, say
+            value = float(value)
     if type(value) is not type(like):
-        raise UserError(f"--set {key}= takes a value like {like!r}, but got {text!r}.")
+        raise UserError(f"--set {key}= takes a value like {like!r}, but got {text!r:.120}.")
     return value
 
 

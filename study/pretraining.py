@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,13 @@ from typing import IO, Any
 from study.plan import pretrainings
 from study.results import TrialRow
 from study.spec import Study
+from trainables import saved
 from trainables.trial import DataSource, Trial
 
+log = logging.getLogger(__name__)
+
 NETWORK = "network.pt"
+SET_ASIDE = "damaged.pt"
 LOCK = "driver.lock"
 
 
@@ -30,6 +35,8 @@ class Networks:
     path: Path
     claims: dict[str, IO[str]] = field(default_factory=dict)
     """Lock files that this driver holds; the system lets go of them when it dies."""
+    sound: set[str] = field(default_factory=set)
+    """Keys of the networks that this driver has checked."""
 
     def file(self, key: str) -> Path:
         return self.path / key / NETWORK
@@ -40,7 +47,29 @@ class Networks:
         return decoded
 
     def has(self, key: str) -> bool:
-        return self.file(key).exists()
+        """Is a sound network there? One that is not is set aside, so that it is trained again."""
+        if key not in self.sound and self.file(key).exists():
+            reason = self._damage(key)
+            if reason is not None:
+                log.warning("%s: it was set aside, and its training is repeated.", reason)
+                self.file(key).replace(self.path / key / SET_ASIDE)
+            else:
+                self.sound.add(key)
+        return key in self.sound
+
+    def _damage(self, key: str) -> str | None:
+        """Why this network cannot be believed."""
+        file = self.file(key)
+        try:
+            result = self.result(key)
+            trained = result["key"]
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            return f"{file.with_suffix('.json')} is missing or damaged"
+        if trained != key:
+            return f"{file} is of another training, {trained}"
+        if not saved.is_whole(file, key):
+            return f"{file} is damaged, or is not the network of this training"
+        return None
 
     def claim(self, key: str) -> bool:
         """Takes the right to train a network; False while another driver trains it."""

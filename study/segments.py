@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from search_spaces import UserError
@@ -166,17 +167,18 @@ class Segments:
         return sorted(found)
 
     def _table(self, segment: Segment, columns: Sequence[str] | None) -> pa.Table:
-        content = segment.path.read_bytes()
         try:
+            content = segment.path.read_bytes()
             # On this thread alone: Arrow's threads may hold a reference to these Python bytes beyond the
             # read, and to let go of it while the interpreter shuts down aborts the process.
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
             version = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
             if version == self._version:
-                wanted = self._schema.names if columns is None else list(columns)
-                return self._completed(file.read(columns=wanted, use_threads=False), wanted)
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
+                return self._checked(segment, file, columns)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
+            reason = " ".join(str(error).split())[:300]
             raise UserError(
                 f"The ledger file {segment.path} is damaged ({reason}): restore it from a copy, or move it "
                 "away to do without the trials in it."
@@ -187,11 +189,25 @@ class Segments:
             f"{found}: read this study with the release that wrote it, or run it again under another name."
         )
 
+    def _checked(self, segment: Segment, file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
+        """The wanted columns in their order. Raises ValueError for what was not written under this name: a
+        footer has no checksum."""
+        schema = file.schema_arrow
+        expected = [f for f in self._schema if f.name in schema.names or f.name not in self._younger]
+        if schema.names != [f.name for f in expected] or schema.types != [f.type for f in expected]:
+            raise ValueError("its columns are others")
+        wanted = self._schema.names if columns is None else list(columns)
+        stored = [name for name in schema.names if name in wanted or name == "sequence"]
+        table = file.read(columns=stored, use_threads=False)
+        table.validate(full=True)
+        found = pc.min_max(table["sequence"]).as_py()
+        if table["sequence"].null_count or found != {"min": segment.first, "max": segment.last}:
+            raise ValueError(f"it holds the rows {found['min']} to {found['max']}")
+        return self._completed(table, wanted)
+
     def _completed(self, table: pa.Table, wanted: Sequence[str]) -> pa.Table:
         """The wanted columns in their order, with the younger ones that a segment of before lacks."""
         for name in (name for name in wanted if name not in table.column_names):
-            if name not in self._younger:
-                raise pa.ArrowInvalid(f"it has no column {name!r}")
             field = self._schema.field(name)
             value = pa.scalar(self._younger[name], field.type)
             table = table.append_column(field, pa.repeat(value, len(table)))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from search_spaces import UserError
 from study import answer as answers
-from study import datasets, engine, plan, storage
+from study import datasets, engine, plan, ray_network, storage
 from study.answer import Answer
 from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
@@ -159,6 +160,8 @@ def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder,
     with stop_on_signal(board):
         try:
             machine, slots = engine.connect(machine, folder.path / SPEC)
+            line = ray_network.reach(machine.address, dashboard=machine.dashboard)
+            console.print(Text(line), soft_wrap=True)
             with Screen(console, board, slots):
                 engine.run(board, machine, slots, folder.path, trainable=trainable)
         finally:

@@ -11,7 +11,9 @@ from typing import Any
 
 from search_spaces import Choice, Domain, Float, Int, UserError, nearest, space_of
 from search_spaces.fields import check_values
-from trainables import discovery
+from study import kinds
+from study import names as naming
+from trainables import discovery, networks
 from trainables.annotations import Annotation
 from trainables.metrics import METRICS
 from trainables.protocol import Protocol
@@ -20,6 +22,7 @@ FORMAT = 1
 """Version of spec.json and of the run folder around it."""
 
 SAMPLERS = ("auto", "gp", "tpe", "random")
+MOST_TRIALS = 1_000_000
 GP_LIMIT = 300
 """Trials up to which a Gaussian process is the better sampler (measured, eight mixed parameters)."""
 
@@ -154,10 +157,11 @@ class Study:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Study:
-        """Reads `to_dict`. Raises UserError for another format or an unknown key."""
-        if raw.get("format") != FORMAT:
+        """Reads `to_dict`. Raises UserError for another format, an unknown key or a damaged value."""
+        if not isinstance(raw, Mapping) or raw.get("format") != FORMAT:
+            found = raw.get("format") if isinstance(raw, Mapping) else None
             raise UserError(
-                f"This study was written in format {raw.get('format')!r}, this program reads format "
+                f"This study was written in format {found!r:.60}, this program reads format "
                 f"{FORMAT}; use the program's version that wrote it, or another --home."
             )
         values = {k: v for k, v in raw.items() if k != "format"}
@@ -165,14 +169,33 @@ class Study:
         missing = [name for name in needed if name not in values]
         if missing:
             raise UserError(f"A study must hold {', '.join(missing)}, but this one does not; restore it.")
-        values["arms"] = tuple(_arm_from_dict(a) for a in values["arms"])
-        values["pairs"] = tuple((a, b) for a, b in values.get("pairs", ()))
-        parts = {key: _part(part, values[key]) for key, part in PARTS.items() if values.get(key) is not None}
-        return _part(cls, values | parts)
+        try:
+            values["arms"] = tuple(_arm_from_dict(a) for a in values["arms"])
+            values["pairs"] = tuple((a, b) for a, b in values.get("pairs", ()))
+            parts = {
+                name: _part(part, values[name])
+                for name, part in PARTS.items()
+                if values.get(name) is not None
+            }
+            study: Study = _part(cls, values | parts)
+            _check_settings(study)
+        except UserError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"A study must be whole, but this one is damaged ({reason}); restore it."
+            ) from error
+        return study
 
     @classmethod
     def from_json(cls, text: str) -> Study:
-        return cls.from_dict(json.loads(text))
+        """Raises UserError for what is no JSON, and as `from_dict`."""
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"A study must be JSON, but it is damaged: {error}; restore it.") from error
+        return cls.from_dict(raw)
 
 
 PARTS: dict[str, type[Any]] = {
@@ -224,8 +247,30 @@ def base_point(study: Study, arm: Arm) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _check_settings(study: Study) -> None:
+    """What a run checks before it starts, of a study that a file holds. Raises UserError."""
+    stages = [arm.pretraining for arm in study.arms if arm.pretraining is not None]
+    kinds.check(study, study.data, study.search, study.replicates, *study.arms, *stages)
+    for name in ("protocol", "pretraining"):
+        if getattr(study, name) is not None:
+            check_values(Protocol, dataclasses.asdict(getattr(study, name)), owner=f"the {name}")
+    networks.check(study.network, study.network_settings)
+    parts: list[Arm | Stage] = [*study.arms, *stages]
+    for part in parts:
+        check_values(discovery.load(part.method), part.settings, owner=f"method {part.method}")
+
+
 def _check(study: Study) -> None:
     names = [a.name for a in study.arms]
+    _rule(
+        naming.is_study(study.name),
+        f"A study's name must be {naming.RULE}, for a folder has it, but got {study.name!r:.120}",
+    )
+    for name in names:
+        _rule(
+            naming.is_arm(name),
+            f"An arm's name must be 1 to {naming.LONGEST} printable characters, but got {name!r:.120}",
+        )
     _rule(len(names) > 0, f"Study {study.name} needs at least one arm")
     _rule(len(set(names)) == len(names), f"Arms of {study.name} must have different names, but got {names}")
     _rule(PRETRAINING not in names, f"No arm may be called {PRETRAINING!r}: shared trainings are; rename it")
@@ -238,6 +283,9 @@ def _check(study: Study) -> None:
             raise UserError(f"There is no metric {metric!r}.{near} Metrics: {', '.join(METRICS)}.")
     search, replicates = study.search, study.replicates
     _rule(search.trials >= 1, f"--trials must be 1 or more, but got {search.trials}")
+    _rule(search.trials <= MOST_TRIALS, f"--trials must be {MOST_TRIALS} or less, but got {search.trials}")
+    seeds = [search.seed, *replicates.seeds]
+    _rule(all(0 <= seed < 2**63 for seed in seeds), f"Seeds must lie in 0 .. 2**63 - 1, but got {seeds}")
     _rule(search.lookahead >= 1, f"search.lookahead must be 1 or more, but got {search.lookahead}")
     _rule(search.reduction >= 2, f"search.reduction must be 2 or more, but got {search.reduction}")
     _rule(

@@ -6,12 +6,14 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import UserError
@@ -39,12 +41,18 @@ class DatabaseAwayError(ConnectionError):
     """The database did not answer; what it was asked to do may be done or not."""
 
 
+_UNREADABLE = (sqlalchemy.exc.DatabaseError, StorageInternalError, ValueError, LookupError, TypeError)
+"""What reading a damaged database raises."""
+
+
 def open_storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
     """SQLite in the study's folder, or the database at `url`. Raises UserError when it does not open.
 
     Later an outage of a database with a server is raised as DatabaseAwayError.
     """
     address = url or f"sqlite:///{folder / 'optuna.db'}"
+    if url is None:
+        _require_sound(folder / "optuna.db")
     try:
         storage = _opened(address)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
@@ -89,6 +97,27 @@ def _tell_outages_apart(context: sqlalchemy.engine.ExceptionContext) -> None:
         raise DatabaseAwayError(scrubbed(reason, address))
 
 
+def _require_sound(path: Path) -> None:
+    """Raises UserError for a damaged file, in which Optuna would find its tables and fail in the middle."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        found = str(error)
+    if found != "ok":
+        raise UserError(_damaged(path, found))
+
+
+def _damaged(place: Path | str, reason: str) -> str:
+    reason = " ".join(reason.split())[:200]
+    return (
+        f"Optuna's database {place} must open, but: {reason}; move it away with its -wal and -shm, and the "
+        "same command makes it again from the ledger."
+    )
+
+
 def _quick_and_safe(connection: sqlite3.Connection, _record: object) -> None:
     """Write-ahead log: a commit costs 1 ms instead of 10 and survives the death of every process.
 
@@ -122,11 +151,17 @@ class ArmStore:
         return until_answered(call, self.service, DatabaseAwayError)
 
     def load(self) -> list[Attempt]:
-        """All trials in the order of their numbers."""
-        trials = self._waited(lambda: self.study.get_trials(deepcopy=False))
-        self.ids = {t.number: t._trial_id for t in trials}
-        self.told = {t.number for t in trials if t.state.is_finished()}
-        return [_attempt(t) for t in trials]
+        """All trials in the order of their numbers. Raises UserError for a damaged database."""
+        try:
+            trials = self._waited(lambda: self.study.get_trials(deepcopy=False))
+            self.ids = {t.number: t._trial_id for t in trials}
+            self.told = {t.number for t in trials if t.state.is_finished()}
+            attempts = [_attempt(t) for t in trials]
+            if [a.number for a in attempts] != list(range(len(attempts))):
+                raise ValueError("trials are missing")
+        except _UNREADABLE as error:
+            raise UserError(_damaged(f"of {self.study.study_name!r}", str(error))) from error
+        return attempts
 
     def add(self, attempt: Attempt, distributions: Mapping[str, BaseDistribution], key: str) -> None:
         """Writes a proposed trial as RUNNING, once, also when its writing was not heard of."""

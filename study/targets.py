@@ -8,6 +8,8 @@ from search_spaces import UserError
 from study.home import StudyFolder
 from study.spec import Study
 
+MOST_REPLICATES = 10_000
+
 
 def remembered(study: Study, folder: StudyFolder) -> Study:
     """The study with the targets that it was last run or extended with, if it ever was."""
@@ -26,6 +28,8 @@ def asked_for(study: Study, *, trials: int | None, replicates: int | None) -> St
     if replicates is not None:
         if replicates < 1:
             raise UserError(f"--replicates must be 1 or more, but got {replicates}.")
+        if replicates > MOST_REPLICATES:
+            raise UserError(f"--replicates must be {MOST_REPLICATES} or less, but got {replicates}.")
         missing = replicates - len(seeds)
         fresh = range(max(seeds) + 1, max(seeds) + 1 + max(0, missing))
         seeds = (*seeds[:replicates], *fresh)

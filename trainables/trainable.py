@@ -24,7 +24,7 @@ import torch
 from ray import tune
 
 from search_spaces import UserError
-from trainables import checkpoints, failures, samples
+from trainables import failures, samples, saved
 from trainables.data.dataset import Dataset, open_dataset
 from trainables.failures import DataError, NotFiniteError, TimeLimitError
 from trainables.loop import InterruptionError, Training
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 SAMPLES = "samples.png"
+SET_ASIDE = "damaged.pt"
+"""Where a checkpoint goes that cannot be believed; the next one replaces it."""
 
 
 class StudyTrainable(tune.Trainable):
@@ -135,9 +137,9 @@ class StudyTrainable(tune.Trainable):
 
     def _advance(self) -> dict[str, Any]:
         if self.training is None:
-            saved = self._open()
-            if saved is not None and saved["state"] != "running":
-                return saved  # trained to its end before the driver could hear of it
+            last = self._open()
+            if last is not None and last["state"] != "running":
+                return last  # trained to its end before the driver could hear of it
         training = self.training
         assert training is not None
         points = training.trial.protocol.report_points()
@@ -184,23 +186,21 @@ class StudyTrainable(tune.Trainable):
         dataset = self._open_data(trial)
         device = torch.device("cuda" if torch.cuda.is_available() and self._has_gpu() else "cpu")
         start = self.settings["start"]
-        network = None if start is None else torch.load(start, map_location="cpu", weights_only=True)
+        network = None if start is None else saved.read(Path(start), "cpu", Path(start).parent.name)
         self.training = Training(trial, dataset, device, network=network, interrupted=self._stop_now)
         path = self._folder() / CHECKPOINT
         remove_note(path.parent)
         for unfinished in path.parent.glob(f"{CHECKPOINT}.*"):
             unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
-        saved = torch.load(path, map_location=device, weights_only=True) if path.exists() else None
-        if saved is not None:
-            self.training.load_state_dict(saved["training"])
+        checkpoint = self._checkpoint(path, device)
+        if checkpoint is not None:
+            self.training.load_state_dict(checkpoint["training"])
         self.parts = self.training.parts = max(self.parts, self.training.parts)
-        if saved is None:
+        if checkpoint is None:
             return None
-        result: dict[str, Any] = saved["result"]
+        result: dict[str, Any] = checkpoint["result"]
         self.seconds, self.curve = result["seconds"], result["curve"]
-        # Checkpoints of older versions were made at reports alone.
-        recent = "training_seconds" in saved
-        self.training_seconds = saved["training_seconds"] if recent else self.curve[-1]["training_seconds"]
+        self.training_seconds = checkpoint["training_seconds"]
         return result
 
     def _open_data(self, trial: Trial) -> Dataset:
@@ -218,6 +218,17 @@ class StudyTrainable(tune.Trainable):
             raise DataError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
         return dataset
 
+    def _checkpoint(self, path: Path, device: torch.device) -> dict[str, Any] | None:
+        """The trial's own and sound one; a damaged or foreign file is set aside, nothing of it is used."""
+        if not path.exists():
+            return None
+        try:
+            return saved.read(path, device, self.settings["key"])
+        except saved.DamagedError as error:
+            path.replace(path.with_name(SET_ASIDE))
+            log.warning("%s: it was set aside as %s, and the trial starts again.", error, SET_ASIDE)
+            return None
+
     def _has_gpu(self) -> bool:
         # Ray leaves all GPUs visible to a trial that asked for none.
         return bool(self.settings["gpus"])
@@ -234,14 +245,15 @@ class StudyTrainable(tune.Trainable):
             "result": result,
             "training_seconds": self.training_seconds,
         }
-        checkpoints.write(self._folder() / CHECKPOINT, content)
+        saved.write(self._folder() / CHECKPOINT, content, result["key"])
 
     def _leave_network(self, path: Path, training: Training, result: dict[str, Any]) -> None:
         """First what it reports, then the network, then the checkpoint that calls the trial finished: where a
         later one is, the earlier ones are, too."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").write_text(json.dumps(result))
-        checkpoints.write(path, {name: value.cpu() for name, value in training.net.state_dict().items()})
+        weights = {name: value.cpu() for name, value in training.net.state_dict().items()}
+        saved.write(path, weights, result["key"])
 
     def _test(self, training: Training) -> list[dict[str, Any]]:
         rows = training.split.test

@@ -16,6 +16,7 @@ from typing import Any
 from ray import tune
 from torch import Tensor
 
+from trainables import saved
 from trainables.trainable import SAMPLES, StudyTrainable
 
 ORDERS = "toy.json"
@@ -98,8 +99,10 @@ class ToyTrainable(tune.Trainable):
             (self.folder / SAMPLES).write_bytes(picture(self.config["key"], self.orders["samples"]))
         if self.state == "finished" and self.config["network"] is not None:
             network = Path(self.config["network"])
-            network.with_suffix(".json").write_text(json.dumps({"curve": self.curve}))
-            network.write_text(str(os.getpid()))
+            network.with_suffix(".json").write_text(
+                json.dumps({"key": self.config["key"], "curve": self.curve})
+            )
+            saved.write(network, {"process": os.getpid()}, self.config["key"])
 
     def result(self, state: str, reason: str = "", trace: str = "") -> dict[str, Any]:
         tested = state == "finished" and self.config["trial"]["test"]

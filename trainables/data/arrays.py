@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from search_spaces import UserError
 from trainables.data.nifti import class_ids
+from trainables.data.rules import require_regular
 
-_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+LARGEST_ARRAY = 2**32
+"""Bytes: ten times the largest volume of the data sets that are read here."""
+_UNREADABLE = (
+    OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error,
+    TypeError, LookupError, OverflowError, SyntaxError, struct.error, NotImplementedError,
+    tokenize.TokenError,
+)  # fmt: skip
 """What numpy, zipfile and h5py raise for a file that is cut, damaged, pickled or of another kind."""
 
 
@@ -23,6 +34,7 @@ def read_arrays(path: Path, names: Sequence[str], *, num_axes: int) -> dict[str,
     Raises UserError, naming the file, when it cannot be read, lacks one of them, or when they are not
     numbers of one shape with `num_axes` axes.
     """
+    require_regular(path, "A file of arrays")
     try:
         arrays = _npz(path, names) if path.suffix == ".npz" else _hdf5(path, names)
     except _UNREADABLE as error:
@@ -72,11 +84,43 @@ def read_labelled_arrays(path: Path, *, num_axes: int, num_classes: int) -> tupl
 def _npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise zipfile.BadZipFile("it is no whole zip archive")
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.filename.removesuffix(".npy") in names:
+                _refuse_absurd(member.filename, member.file_size)
+                with archive.open(member) as file:
+                    _refuse_absurd(member.filename, _declared_bytes(file))
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in names if name in file.files}
 
 
+def _declared_bytes(file: Any) -> int:
+    """Of the array whose .npy file this is: what numpy would make room for."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its .npy format is {version}")
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = header(file)
+    return math.prod(shape) * kind.itemsize
+
+
 def _hdf5(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     with h5py.File(path, "r") as file:
-        found = {name: file.get(name) for name in names}
-        return {name: np.asarray(item[()]) for name, item in found.items() if isinstance(item, h5py.Dataset)}
+        return {name: _values(file, name) for name in names if isinstance(file.get(name), h5py.Dataset)}
+
+
+def _values(file: h5py.File, name: str) -> np.ndarray:
+    """One array whose values lie in the file itself. Raises ValueError for one that leads elsewhere."""
+    item = file[name]
+    elsewhere = (
+        isinstance(file.get(name, getlink=True), h5py.ExternalLink) or item.external or item.is_virtual
+    )
+    if elsewhere:
+        raise ValueError(f"{name} leads to other files")
+    _refuse_absurd(name, math.prod(item.shape or (0,)) * item.dtype.itemsize)
+    return np.asarray(item[()])
+
+
+def _refuse_absurd(name: str, size: int) -> None:
+    if size > LARGEST_ARRAY:
+        raise ValueError(f"{name} declares {size} bytes, more than the {LARGEST_ARRAY} that are read")

@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 import tempfile
+import tokenize
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -27,6 +29,16 @@ log = logging.getLogger(__name__)
 
 CACHE_VERSION = 1
 """Part of every fingerprint: raise it when decoding changes what it produces."""
+
+
+_DAMAGE = (
+    OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError, SyntaxError, EOFError,
+    MemoryError, tokenize.TokenError,
+)  # fmt: skip
+"""What json and numpy raise for a file that was changed after it was decoded."""
+
+LONGEST_SIDE = 16_384
+"""Pixels that images may be resized to."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +143,10 @@ def open_dataset(
     but the background. Raises UserError for a file that breaks a rule of the format (see
     `trainables.data.rules`), a split that leaks, or rows of several shapes without `size`.
     """
-    if size is not None and min(size) < 1:
-        raise UserError(f"A size must be height x width of positive pixels, but got {size[0]}x{size[1]}.")
+    if size is not None and not (min(size) >= 1 and max(size) <= LONGEST_SIDE):
+        raise UserError(
+            f"A size must be height x width of 1 to {LONGEST_SIDE} pixels each, but got {size[0]}x{size[1]}."
+        )
     rules.require_file(path)
     options: dict[str, Any] = {
         "size": None if size is None else list(size),
@@ -153,7 +167,17 @@ def open_dataset(
             "fingerprint": _decode(source, list(folds.values()), cache, size, options),
         }
         _write_whole(receipt_file, json.dumps(receipt))
-    stored = _load(cache / receipt["fingerprint"])
+    folder = cache / receipt["fingerprint"]
+    try:
+        stored = _load(folder)
+        if stored.fingerprint != folder.name:
+            raise ValueError("its index is of another data set")
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"The decoded data set {folder} is damaged ({reason}); delete that folder, and the same command "
+            "decodes it again."
+        ) from error
     return dataclasses.replace(
         stored, name=path.stem, metadata=receipt["metadata"], fold_names=tuple(receipt["fold_names"])
     )
@@ -173,13 +197,18 @@ def _receipt_key(path: Path, options: Mapping[str, Any]) -> str:
 def _valid_receipt(file: Path, path: Path, cache: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
-    receipt: dict[str, Any] = json.loads(file.read_text())
-    if "fold_names" not in receipt:  # from before names, and before further families of folds, were read
+    try:
+        receipt: dict[str, Any] = json.loads(file.read_text())
+        if "fold_names" not in receipt:  # from before names, and before further families of folds, were read
+            return None
+        splits, fingerprint = receipt["splits"], receipt["fingerprint"]
+        if splits is not None and not (Path(splits[0]).is_file() and _stamp(Path(splits[0])) == splits):
+            return None
+        whole = re.fullmatch("[0-9a-f]{32}", fingerprint) and isinstance(receipt["metadata"], dict)
+        return receipt if whole and (cache / fingerprint).is_dir() else None
+    except _DAMAGE:
+        log.warning("The receipt %s is damaged: the data set is decoded again.", file)
         return None
-    splits = receipt["splits"]
-    if splits is not None and not (Path(splits[0]).is_file() and _stamp(Path(splits[0])) == splits):
-        return None
-    return receipt if (cache / receipt["fingerprint"]).is_dir() else None
 
 
 def _write_whole(file: Path, text: str) -> None:
@@ -326,14 +355,14 @@ def _load(folder: Path) -> Dataset:
         name="",
         fingerprint=index["fingerprint"],
         class_names=tuple(index["class_names"]),
-        images_NHW=np.load(folder / "images.npy", mmap_mode="r"),
-        masks_NHW=np.load(folder / "masks.npy", mmap_mode="r"),
-        scribbles_NHW=np.load(scribbles, mmap_mode="r") if scribbles.is_file() else None,
+        images_NHW=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
+        masks_NHW=np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False),
+        scribbles_NHW=np.load(scribbles, mmap_mode="r", allow_pickle=False) if scribbles.is_file() else None,
         image_ids=tuple(index["image_ids"]),
         case_ids=tuple(index["case_ids"]),
         volume_ids=tuple(index["volume_ids"]),
         slice_index=np.array(index["slice_index"], np.int32),
-        spacing_mm=np.load(folder / "spacing_mm.npy"),
+        spacing_mm=np.load(folder / "spacing_mm.npy", allow_pickle=False),
         stored=_load_stored(folder),
         folds=tuple(
             Split(**{part: np.array(rows, np.int64) for part, rows in fold.items()})
@@ -348,7 +377,7 @@ def _load_stored(folder: Path) -> StoredMasks | None:
     if not (folder / "stored_masks.npy").is_file():
         return None
     return StoredMasks(
-        pixels=np.load(folder / "stored_masks.npy", mmap_mode="r"),
-        shapes=np.load(folder / "stored_shapes.npy"),
-        spacing_mm=np.load(folder / "stored_spacing_mm.npy"),
+        pixels=np.load(folder / "stored_masks.npy", mmap_mode="r", allow_pickle=False),
+        shapes=np.load(folder / "stored_shapes.npy", allow_pickle=False),
+        spacing_mm=np.load(folder / "stored_spacing_mm.npy", allow_pickle=False),
     )

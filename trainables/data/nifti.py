@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +16,17 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from search_spaces import UserError
+from trainables.data.rules import require_regular
 
-_UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
+_UNREADABLE = (
+    OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError,
+    ValueError, OverflowError, TypeError, LookupError, np.linalg.LinAlgError,
+)  # fmt: skip
 """What nibabel and gzip raise for a file that is cut, or no NIfTI at all."""
+
+
+LARGEST_VOLUME = 2**30
+"""Voxels: four times the largest CT of the data sets that are read here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +69,15 @@ def read_volume(file: Nifti) -> Volume:
         image = _opened(file.content)
         if not 2 <= len(image.shape) <= 4:
             raise UserError(f"A volume must have 2 to 4 axes, but {file.name} has shape {image.shape}.")
+        if not 0 < math.prod(image.shape[:3]) <= LARGEST_VOLUME:
+            raise UserError(
+                f"A volume must have 1 to {LARGEST_VOLUME} voxels, but {file.name} declares {image.shape}; "
+                "fetch it again."
+            )
         proxy = image.dataobj[..., 0] if len(image.shape) == 4 else image.dataobj
         voxels = np.asarray(proxy, dtype=np.float32)
+    except UserError:
+        raise
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file.name} cannot be read as NIfTI ({reason}); fetch it again.") from error
@@ -78,9 +95,12 @@ def read_volume(file: Nifti) -> Volume:
 
 
 def _opened(content: Path | bytes) -> nib.Nifti1Image:
+    """Its header; of the voxels no more is read, or unpacked, than the header declares."""
     if isinstance(content, Path):
+        require_regular(content, "A volume")
         return nib.load(content)
-    return nib.Nifti1Image.from_bytes(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
+    file = io.BytesIO(content)
+    return nib.Nifti1Image.from_stream(gzip.GzipFile(fileobj=file) if content[:2] == b"\x1f\x8b" else file)
 
 
 def read_labelled(image: Nifti, label: Nifti, *, num_classes: int) -> LabelledVolume:

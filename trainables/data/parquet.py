@@ -67,7 +67,7 @@ class ParquetDataset:
             rules.check_columns(path, schema)
             columns = [name for name in SCHEMA.names if name not in PIXELS and name in schema.names]
             table = file.read(columns=columns)
-        self.metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        self.metadata = rules.texts_of(path, schema.metadata or {})
         self.class_names = rules.class_names_of(path, self.metadata)
         rules.check_nulls(path, table)
         if not len(table):
@@ -96,17 +96,23 @@ class ParquetDataset:
     def split_file(self) -> Path | None:
         """The JSON file beside this one with its splits; None where the metadata hold them, or nobody."""
         text = self.metadata.get("splits", "{")
-        return None if text.startswith("{") else self.path.parent / text
+        if text.startswith("{"):
+            return None
+        if text != Path(text).name or not text.isprintable():  # it would lead out of the folder
+            raise UserError(
+                f"{self.path}: the metadata 'splits' must be JSON or name a file beside it, but is "
+                f"{text[:60]!r}; write the file with `python -m study data import`."
+            )
+        file = self.path.parent / text
+        if not file.is_file():
+            raise UserError(f"{self.path} takes its splits from {file.name}; put that file beside it.")
+        return file
 
     def folds(self) -> dict[str, case_splits.Parts]:
         """Case ids by part of each fold, by its name. Raises UserError, see `splits.folds_of`."""
         where, text = self.path, self.metadata.get("splits")
         if self.split_file is not None:
-            if not self.split_file.is_file():
-                raise UserError(
-                    f"{self.path} takes its splits from {self.split_file.name}; put that file beside it."
-                )
-            where, text = self.split_file, self.split_file.read_text()
+            where, text = self.split_file, rules.text_of_file(self.split_file)
         document = None if text is None else rules.json_object(str(where), text)
         return case_splits.folds_of(document, self.groups, str(where))
 
@@ -116,6 +122,8 @@ class ParquetDataset:
             row = 0
             for batch in file.iter_batches(batch_size=ROW_GROUP, columns=list(PIXELS)):
                 for image, mask, scribble in zip(*(batch[name] for name in PIXELS), strict=True):
+                    if row == len(self.image_ids):
+                        raise UserError(f"{self.path} holds more pixels than rows; copy or import it again.")
                     yield rules.checked_pixels(
                         f"{self.path}, row {row}, image {self.image_ids[row]!r}",
                         self._array(row, "image", image),
@@ -124,11 +132,13 @@ class ParquetDataset:
                         len(self.class_names),
                     )
                     row += 1
+        if row != len(self.image_ids):
+            raise UserError(f"{self.path} holds the pixels of {row} rows only; copy or import it again.")
 
     def _scribble(self, row: int, cell: Any) -> np.ndarray:
         scribble = self._array(row, "scribble", cell)
         own_id = self.metadata.get("unlabelled_id", "")
-        return np.where(scribble == int(own_id), UNLABELLED, scribble) if own_id.isdigit() else scribble
+        return np.where(scribble == int(own_id), UNLABELLED, scribble) if own_id.isdecimal() else scribble
 
     def _array(self, row: int, name: str, cell: Any) -> np.ndarray:
         height, width = self.shapes[row].tolist()

@@ -43,8 +43,29 @@ class Pixels(NamedTuple):
     scribble: np.ndarray | None
 
 
+LONGEST_PART, LONGEST_PATH = 255, 4000
+"""Bytes, as Linux has them."""
+
+
+def require_possible(path: Path) -> None:
+    """Raises UserError for what no file can be called."""
+    parts = [len(part.encode(errors="replace")) for part in path.parts]
+    if "\0" in str(path) or max(parts, default=0) > LONGEST_PART or sum(parts) > LONGEST_PATH:
+        raise UserError(
+            f"A path must have no null character and no part of more than {LONGEST_PART} bytes, but got "
+            f"{str(path)!r:.120}; correct it."
+        )
+
+
+def require_regular(path: Path, what: str) -> None:
+    """Raises UserError for a pipe, a device and the like, from which reading may never end."""
+    if not path.is_file():
+        raise UserError(f"{what} must be an ordinary file, and {path} is none; remove it or fetch it again.")
+
+
 def require_file(path: Path) -> None:
     """Raises UserError, with the nearest name in that folder, where `path` is no file."""
+    require_possible(path)
     if not path.is_file():
         beside = [other.name for other in path.parent.glob("*.parquet")]
         raise UserError(f"There is no dataset file {path}.{nearest(path.name, beside)}")
@@ -108,18 +129,33 @@ def class_names_of(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
             f"{SCHEMA_VERSION}; import the dataset again."
         )
     names = json_object(str(path), metadata.get("class_names", "{}"))
-    if len(names) < 2 or set(names) != set(map(str, range(len(names)))):
+    good = all(isinstance(name, str) for name in names.values()) and 2 <= len(names) <= UNLABELLED
+    if not good or set(names) != set(map(str, range(len(names)))):
         raise UserError(
             f"{path}: the metadata 'class_names' must name the classes 0, 1, ... with background at 0, "
-            f"but holds {names or 'nothing'}; write the file with `python -m study data import`."
+            f"but holds {str(names or 'nothing')[:200]}; write the file with `python -m study data import`."
         )
     return tuple(names[str(index)] for index in range(len(names)))
+
+
+def texts_of(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, str]:
+    try:
+        return {key.decode(): value.decode() for key, value in metadata.items()}
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: the metadata must be UTF-8, but {error}; import it again.") from error
+
+
+def text_of_file(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text ({error}); put the file there again.") from error
 
 
 def json_object(where: str, text: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: this is no JSON ({error}): {text[:40]!r}; correct it.") from None
     if not isinstance(document, dict):
         raise UserError(f"{where}: expected a JSON object, but got {text[:40]!r}; correct it.")
@@ -135,9 +171,9 @@ def check_shapes(path: Path, shapes: np.ndarray) -> None:
         )
 
 
-def spacing_of(path: Path, cells: list[list[float] | None]) -> np.ndarray:
+def spacing_of(path: Path, cells: list[list[float | None] | None]) -> np.ndarray:
     unknown = (np.nan,) * 3
-    if any(cell is not None and len(cell) != 3 for cell in cells):
+    if any(cell is not None and (len(cell) != 3 or None in cell) for cell in cells):
         raise UserError(
             f"{path}: 'spacing_mm' must hold three numbers: row, column, between slices; or be null."
         )
@@ -167,8 +203,10 @@ def refuse_repeats(where: str, image_ids: Sequence[str]) -> None:
 def readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, MemoryError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{path} is cut short or no Parquet file ({reason}); copy or import it again."
         ) from None

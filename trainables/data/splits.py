@@ -53,7 +53,10 @@ def folds_of(document: Mapping[str, Any] | None, groups: Mapping[str, str], wher
     """
     if document is None:
         return {"split": by_case(groups)}
-    groups = _joined(groups, document.get("same_images", []))
+    twins = document.get("same_images", [])
+    if not (isinstance(twins, list | tuple) and all(_are_texts(cases) for cases in twins)):
+        raise UserError(f"{where}: 'same_images' must be lists of case ids, but is {twins!r:.60}.")
+    groups = _joined(groups, twins)
     named = dict(_named_folds(document, where))
     return {name: _checked(fold, groups, f"{where}: {name}") for name, fold in named.items()}
 
@@ -77,7 +80,7 @@ def _checked(fold: Mapping[str, Any], groups: Mapping[str, str], where: str) -> 
             raise UserError(
                 f"{where} has a part {part!r}; parts are train, val and test.{nearest(part, PARTS)}"
             )
-        if not isinstance(cases, (list, tuple)) or not all(isinstance(case, str) for case in cases):
+        if not _are_texts(cases):
             raise UserError(f"{where}: part {part!r} must be a list of case ids, but is {cases!r:.60}.")
     parts = {part: sorted(set(fold.get(part, ())) & groups.keys()) for part in PARTS}
     if "val" not in fold:
@@ -89,6 +92,10 @@ def _checked(fold: Mapping[str, Any], groups: Mapping[str, str], where: str) -> 
             )
     _refuse_leaks(parts, groups, where)
     return parts
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
 
 
 def _refuse_leaks(parts: Parts, groups: Mapping[str, str], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from study import plan
 from study.pretraining import Networks, PretrainingBoard
 from study.spec import PRETRAINING, Arm, Stage, Study
 from tests.unit.study.conftest import DATA, World, a_study
+from trainables import saved
 from trainables.annotations import Annotation
 from trainables.protocol import Protocol
 
@@ -154,7 +156,8 @@ def test_only_one_driver_trains_a_network(tmp_path: Path):
     assert not other.start(key)
     one.end(key)  # it died or failed: the other may
     assert other.start(key)
-    other.networks.file(key).touch()
+    saved.write(other.networks.file(key), {}, key)
+    other.networks.file(key).with_suffix(".json").write_text(json.dumps({"key": key}))
     other.end(key)
     assert not one.start(key)  # it is there: nobody trains it again
     assert one.networks.has(key)

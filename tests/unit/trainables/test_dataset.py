@@ -298,7 +298,7 @@ def test_merging_makes_one_foreground(file: Path, tmp_path: Path) -> None:
 def test_mistakes_are_sentences(file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no dataset file"):
         open_dataset(tmp_path / "absent.parquet", cache=tmp_path / "cache")
-    with pytest.raises(UserError, match="positive pixels, but got 0x4"):
+    with pytest.raises(UserError, match="of 1 to 16384 pixels each, but got 0x4"):
         open_dataset(file, cache=tmp_path / "cache", size=(0, 4))
 
 

@@ -328,6 +328,7 @@ def test_a_network_is_left_behind_and_started_from(place: Place) -> None:
     left = place.folder / "pretrained" / stage.key() / "network.pt"
     reports = to_its_end(place.start(stage, network=str(left)))
     assert json.loads(left.with_suffix(".json").read_text()) == reports[-1]
+    assert {path.name for path in left.parent.iterdir()} == {"network.pt", "network.json"}
     trained = Training(stage, place.dataset, torch.device("cpu"))
     trained.advance(6)
     weights = torch.load(left, weights_only=True)

@@ -169,9 +169,12 @@ def _info(path: Path) -> dict[str, str]:
         raise UserError(
             f"Each patient folder must hold Info.cfg, and {path} is missing; unpack the archive again."
         )
-    lines = (line.partition(":") for line in path.read_text().splitlines())
+    lines = (line.partition(":") for line in path.read_text(errors="replace").splitlines())
     info = {key.strip(): value.strip() for key, _, value in lines}
-    if not all(info.get(phase, "").isdigit() for phase in ("ED", "ES")) or "Group" not in info:
+    if (
+        not all(re.fullmatch("[0-9]{1,4}", info.get(phase, "")) for phase in ("ED", "ES"))
+        or "Group" not in info
+    ):
         raise UserError(
             f"Info.cfg must give ED and ES (frame numbers) and Group, and {path} does not; unpack it again."
         )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import struct
+import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +18,24 @@ from PIL import Image
 from search_spaces import UserError, nearest
 from trainables.data import importers
 from trainables.data.parquet import Row
+from trainables.data.rules import require_regular
 
 CT_WINDOW_HU = (-160.0, 240.0)
 """Abdominal soft tissue: level 40, width 400 Hounsfield units."""
+
+
+_NO_PICTURE = (
+    OSError,
+    EOFError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises for a file that is cut, damaged or no picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +82,19 @@ def existing_folder(source: Path | str) -> Path:
     if not folder.is_dir():
         raise UserError(f"The source must be an existing folder, and {source} is not; check the path.")
     return folder
+
+
+def opened_picture(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What `read` makes of a picture file. Raises UserError for a damaged one, or one of absurd size."""
+    require_regular(path, "A picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                return read(picture)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_NO_PICTURE) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as an image ({reason}); export it again.") from error
 
 
 def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from scipy.sparse.csgraph import connected_components
 
 from search_spaces import UserError
@@ -134,8 +133,4 @@ def _rows(scans: list[Scan], size: tuple[int, int]) -> Iterator[Row]:
 
 
 def _grey(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}); fetch it again.") from error
+    return base.opened_picture(path, lambda picture: np.asarray(picture.convert("L")))

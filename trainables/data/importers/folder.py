@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from search_spaces import UserError
 from trainables.data.importers import base
@@ -164,12 +164,12 @@ def _grey(path: Path) -> np.ndarray:
 
 def _png(path: Path, *, image: bool = False) -> np.ndarray:
     """Stored values: palette indices of a mask are its ids, but an `image` of 8-bit channels becomes grey."""
-    try:
-        with Image.open(path) as picture:
-            deep = picture.mode.startswith("I")
-            return np.asarray(picture.convert("L") if image and not deep else picture)
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}); export it again.") from error
+
+    def values(picture: Image.Image) -> np.ndarray:
+        deep = picture.mode.startswith("I")
+        return np.asarray(picture.convert("L") if image and not deep else picture)
+
+    return base.opened_picture(path, values)
 
 
 def _is_png(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from trainables.data.nifti import (
     read_labelled,
 )
 from trainables.data.parquet import Row
+from trainables.data.rules import UNLABELLED, require_regular
 
 LICENCE = {
     "licence": "CC BY-SA 4.0 (medicaldecathlon.com, all tasks)",
@@ -29,6 +31,11 @@ LICENCE = {
 }
 UPPER_PERCENTILE = 99.9
 """Of a volume without physical units: maxima of MR volumes are single hot voxels."""
+
+LARGEST_MEMBER = 2**32
+"""Bytes: the owners' largest volume has a tenth of it."""
+_UNREADABLE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, struct.error)
+"""What tarfile raises for an archive that is cut or damaged."""
 
 _Handle = Path | tarfile.TarInfo
 
@@ -155,14 +162,14 @@ def _only_one(source: Path, roots: list[str]) -> str:
 
 
 def _members(source: Path) -> list[tarfile.TarInfo]:
-    if not source.exists():
+    if not source.is_file():
         raise UserError(
             f"The source must be a task's folder or .tar, and {source} does not exist; check the path."
         )
     try:
         with tarfile.open(source, "r:") as archive:
             return archive.getmembers()
-    except tarfile.TarError as error:
+    except _UNREADABLE as error:
         raise UserError(
             f"The source must be a folder or a whole, uncompressed .tar, and {source} is not ({error}); "
             "fetch it again, or unpack it and give the folder."
@@ -182,33 +189,51 @@ def _stems(files: Mapping[str, _Handle], folder: str) -> dict[str, _Handle]:
 
 
 def _declaration(source: Path, handle: _Handle) -> dict[str, Any]:
+    content = _bytes(source, handle)
     try:
-        declared = json.loads(_bytes(source, handle))
-    except ValueError as error:
+        declared = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"dataset.json must be JSON, and that of {source} is not ({error}); fetch it again."
         ) from error
-    if not isinstance(declared, dict) or not isinstance(declared.get("labels"), dict):
-        raise UserError(f'dataset.json must declare "labels", and that of {source} does not; fetch it again.')
-    return declared
+    for name, needed in (("labels", True), ("modality", False)):
+        if not isinstance(declared, dict) or not isinstance(declared.get(name, None if needed else {}), dict):
+            raise UserError(
+                f'dataset.json must declare "{name}", and that of {source} does not; fetch it again.'
+            )
+    found: dict[str, Any] = declared
+    return found
 
 
 def _class_names(source: Path, declared: Mapping[str, Any]) -> tuple[str, ...]:
     labels = declared["labels"]
-    if set(labels) != {str(index) for index in range(len(labels))} or len(labels) < 2:
+    if set(labels) != {str(index) for index in range(len(labels))} or not 2 <= len(labels) <= UNLABELLED:
         raise UserError(
-            f"dataset.json must declare the labels 0, 1, ... without gaps, and {source} has {sorted(labels)}."
+            f"dataset.json must declare the labels 0, 1, ... without gaps, 2 to {UNLABELLED} of them, and "
+            f"{source} has {base.listed(sorted(labels))}."
         )
     return tuple(str(labels[str(index)]) for index in range(len(labels)))
 
 
 def _bytes(source: Path, handle: _Handle) -> bytes:
+    """The content of a file, or of a member of the archive: nothing is ever unpacked onto the disk."""
     if isinstance(handle, Path):
+        require_regular(handle, "What is imported")
         return handle.read_bytes()
-    with tarfile.open(source, "r:") as archive:  # opening reads one header; extractfile seeks to the member
-        member = archive.extractfile(handle)
-        assert member is not None  # only regular files are listed
-        return member.read()
+    if handle.sparse is not None or handle.size > LARGEST_MEMBER:
+        raise UserError(
+            f"{handle.name!r:.200} of {source} declares {handle.size} bytes, more than any volume has, or is "
+            "sparse; fetch the archive again."
+        )
+    try:
+        with tarfile.open(
+            source, "r:"
+        ) as archive:  # opening reads one header; extractfile seeks to the member
+            member = archive.extractfile(handle)
+            assert member is not None  # only regular files are listed
+            return member.read()
+    except _UNREADABLE as error:
+        raise UserError(f"{source} cannot be read to its end ({error}); fetch it again.") from error
 
 
 def _nifti(source: Path, handle: _Handle) -> Nifti:
