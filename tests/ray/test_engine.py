@@ -279,7 +279,13 @@ def assert_stops(one: Driver, how: signal.Signals, home: Path) -> None:
     runs = tracked(home) + tracked(home, "arm")
     assert "KILLED" in {run.info.status for run in runs}
     assert "RUNNING" not in {run.info.status for run in runs}
-    assert [row for row in Home(home).study(driver.NAME).ledger.trials() if not row.is_final]
+    rows = Home(home).study(driver.NAME).ledger.trials()
+    assert {row.state for row in rows} <= {
+        "running",
+        "finished",
+        "pruned",
+    }  # some end while it waits for them
+    assert sum(row.is_final for row in rows) < 2 * (2 + 2)
 
 
 def test_three_kills_change_nothing(
