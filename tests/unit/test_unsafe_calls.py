@@ -24,8 +24,9 @@ PACKAGES = ("dashboards", "study", "trainables", "search_spaces")
 WATCHED_MODULES = (
     "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "tarfile", "zipfile",
     "subprocess", "runpy", "ctypes", "code", "codeop", "pty", "multiprocessing", "http.server",
-    "socketserver", "xmlrpc", "webbrowser", "torch.hub", "torch.package", "torch.jit", "mlflow.pyfunc",
-    "mlflow.pytorch", "mlflow.sklearn",
+    "socketserver",
+    "xmlrpc", "webbrowser", "torch.hub", "torch.package", "torch.jit", "mlflow.pyfunc", "mlflow.pytorch",
+    "mlflow.sklearn",
 )  # fmt: skip
 WATCHED_CALLS = (
     "torch.load", "numpy.load", "numpy.fromfile", "numpy.memmap", "numpy.loadtxt", "numpy.genfromtxt",
