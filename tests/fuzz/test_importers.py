@@ -210,6 +210,18 @@ def test_absurd_headers(tmp_path: Path, home: Path, ending: str, shape: tuple[in
     assert imported(folder.read, source, home)[1] is not None
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, 1e38])
+def test_a_header_without_directions(tmp_path: Path, home: Path, value: float) -> None:
+    """Found by the long version: one of the axes led nowhere."""
+    source = pairs(tmp_path / "in")
+    header = bytearray(volume(1, 200))
+    header[280:296] = struct.pack("<4f", value, value, value, 0.0)  # a row of the affine
+    header[254:256] = struct.pack("<h", 1)
+    (source / "images" / "c1.nii").write_bytes(header)
+    outcome = imported(folder.read, source, home)
+    assert outcome[1] is not None
+
+
 def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 

@@ -39,7 +39,7 @@ def read_arrays(path: Path, names: Sequence[str], *, num_axes: int) -> dict[str,
         arrays = _npz(path, names) if path.suffix == ".npz" else _hdf5(path, names)
     except _UNREADABLE as error:
         kind = "NPZ" if path.suffix == ".npz" else "HDF5"
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} cannot be read as {kind} ({reason}); fetch it again.") from error
     absent = [name for name in names if name not in arrays]
     if absent:

@@ -79,7 +79,7 @@ def read_volume(file: Nifti) -> Volume:
     except UserError:
         raise
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"{file.name} cannot be read as NIfTI ({reason}); fetch it again.") from error
     bad = voxels.size - int(np.isfinite(voxels).sum())
     if bad:
@@ -87,11 +87,21 @@ def read_volume(file: Nifti) -> Volume:
             f"All voxels must be finite, but {file.name} has {bad} NaN or infinite ones; repair or remove it."
         )
     zooms = (*(float(zoom) for zoom in image.header.get_zooms()[:3]), 1.0)
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not (all(0 < zoom < math.inf for zoom in zooms) and _has_axes(affine)):
+        raise UserError(
+            f"A header must tell three directions and their spacing, but that of {file.name} does not; "
+            "repair it, or fetch the file again."
+        )
     return Volume(
         voxels_XYZ=voxels.reshape((*voxels.shape, 1)[:3]),
         spacing_mm=(zooms[0], zooms[1], zooms[2]),
-        affine=np.asarray(image.affine, dtype=np.float64),
+        affine=affine,
     )
+
+
+def _has_axes(affine: np.ndarray) -> bool:
+    return bool(np.isfinite(affine).all()) and None not in nib.aff2axcodes(affine)
 
 
 def _opened(content: Path | bytes) -> nib.Nifti1Image:

@@ -93,7 +93,7 @@ def opened_picture(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.
             with Image.open(path) as picture:
                 return read(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_NO_PICTURE) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} cannot be read as an image ({reason}); export it again.") from error
 
 
