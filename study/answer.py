@@ -22,6 +22,11 @@ __all__ = [
     "estimate", "summary_sentences", "to_json", "to_markdown", "to_table",
 ]  # fmt: skip
 
+ONCE = (
+    "Every arm was trained once, so these verdicts are about these trainings, not about the methods; "
+    "--replicates 3 gives each three seeds."
+)
+
 _ONLY_MARKDOWN = ("SD of runs", "HD95", "area error", "a step")  # a terminal is 80 columns wide
 
 
@@ -43,8 +48,13 @@ def _or_null(value: Any) -> Any:
 
 
 def summary_sentences(answer: Answer) -> tuple[str, ...]:
-    """One sentence per pair, the better arm first, with the size of its advantage in the metric's unit."""
-    return tuple(_sentence(pair, answer) for pair in answer.pairs)
+    """One sentence per pair, the better arm first, with the size of its advantage in the metric's unit.
+
+    One more where every arm was trained once: cases say nothing about the luck of a seed.
+    """
+    sentences = tuple(_sentence(pair, answer) for pair in answer.pairs)
+    once = bool(sentences) and all(arm.planned == 1 for arm in answer.arms)
+    return (*sentences, ONCE) if once else sentences
 
 
 def _sentence(pair: PairAnswer, answer: Answer) -> str:

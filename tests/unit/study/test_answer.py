@@ -259,6 +259,22 @@ def test_sentence_with_a_unit():
     assert "by 31 [20, 40] px², p" in sentence(pair, "size_error")
 
 
+@pytest.mark.parametrize("replicates", [1, 2])
+def test_verdicts_of_single_trainings_say_so(replicates):
+    numbers = range(replicates)
+    trials = [trial(arm, n) for arm in ("A", "B") for n in numbers]
+    cases = [
+        case(arm, n, f"case{c}", dice + c / 100)
+        for arm, dice in (("A", 0.5), ("B", 0.7))
+        for n in numbers
+        for c in range(8)
+    ]
+    answer = answer_of(trials, cases, ("A", "B"), (("A", "B"),), replicates=replicates)
+    sentences = summary_sentences(answer)
+    assert len(sentences) == (2 if replicates == 1 else 1)
+    assert ("was trained once" in sentences[-1]) == (replicates == 1)
+
+
 def test_structures_have_a_table_of_their_own_where_there_are_several():
     cases = [
         case("A", 0, f"case{n}", dice, class_id=class_id, class_name=name, hd95=hd95)
