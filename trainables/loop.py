@@ -69,6 +69,8 @@ class Training:
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.net.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.state.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        if trial.protocol.compiled:
+            self.net.compile()  # in place: weights keep their names, so checkpoints fit either way
         self.optimiser = self._optimiser()
         self.batches = BatchSource(trial, dataset, device, layout)
         self.reduced = (

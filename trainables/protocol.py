@@ -32,6 +32,10 @@ class Protocol:
     precision: str = hp(
         "auto", Choice(("auto", "float32")), source="bf16 autocast on GPUs that have it", search=False
     )
+    compiled: bool = hp(
+        False, Choice((False, True)), source="torch.compile of the network: a minute at the start of a trial",
+        search=False,
+    )  # fmt: skip
     keep: str = hp(
         "last", Choice(("last", "best_dice", "best_iou", "best_size_error")), source=WSL,
         unit="weights that are scored, by validation", search=False,

@@ -27,6 +27,7 @@ AS_BEFORE: dict[str, Any] = {
     "labelled_per_batch": 0,
     "keep": "last",
     "edge_filter": 0,
+    "compiled": False,
     "depth": 5,
 }
 """Settings that are younger than the first keys, and the value by which a trial is what it was without them:

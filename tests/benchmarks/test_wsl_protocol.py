@@ -52,6 +52,17 @@ def test_images_per_second(batch_size: int, benchmark: Any, ratio: Note, tmp_pat
             )
             for method in click_arms.METHODS.values()
         }
+        compiled = Training(
+            Trial(
+                method="partial_cross_entropy",
+                annotation=click_arms.POINT,
+                protocol=Protocol(iterations=60_000, batch_size=batch_size, compiled=True),
+                data=data,
+            ),
+            dataset,
+            torch.device("cuda"),
+        )
+        trainings["partial_cross_entropy, compiled"] = compiled
         plain = trainings["partial_cross_entropy"]
         for training in trainings.values():
             _seconds(training)  # warms up

@@ -273,6 +273,21 @@ def test_the_best_weights_by_validation_are_kept(
     assert all(torch.equal(a, b) for a, b in zip(again.net.parameters(), history[expected], strict=True))
 
 
+@pytest.mark.slow
+def test_a_compiled_network_trains_and_its_weights_fit_a_plain_one(dataset: Dataset) -> None:
+    """Its dropout draws other numbers, so that the trainings differ."""
+    plain, compiled = (
+        training_of(trial_on(dataset, protocol=protocol(compiled=compiled)), dataset)
+        for compiled in (False, True)
+    )
+    before = parameters(compiled)
+    assert math.isfinite(compiled.advance(3)["total"])
+    assert not all(torch.equal(a, b) for a, b in zip(before, parameters(compiled), strict=True))
+    plain.load_state_dict(compiled.state_dict())
+    rows = dataset.folds[0].test
+    assert (plain.predict(rows) != compiled.predict(rows)).mean() < 0.01  # fused sums round differently
+
+
 def test_predictions_are_judged_at_the_size_of_the_stored_masks(tmp_path: Path) -> None:
     """At 4x4 the truth would lose its details and the score would be another."""
     full, small = toy_data.opened(tmp_path), toy_data.opened(tmp_path, size=(4, 4))
