@@ -205,7 +205,7 @@ class TestMethod:
 
     def test_equals_the_definition(self) -> None:
         batch = a_batch()
-        net, out = losses(RandomWalker(pseudo_weight=0.3, iterations=40), batch)
+        net, out = losses(RandomWalker(pseudo_weight=0.3, solver_iterations=40), batch)
         logits = net(batch.image_BCHW).logits_BKHW
         labels = np.stack(
             [
@@ -240,7 +240,7 @@ class TestMethod:
     def test_soft_labels_compile(self) -> None:
         with plain_methods() as load:
             method, net = (
-                load("random_walker")(labels="soft", incomplete="skip", iterations=20),
+                load("random_walker")(labels="soft", incomplete="skip", solver_iterations=20),
                 TinyNetwork(),
             )
             state, batch = method.init(net), a_batch()
