@@ -68,7 +68,7 @@ class Job:
                 "SLURM_JOB_NODELIST": "n[1-3]",
                 "SLURM_CPUS_PER_TASK": "8",
                 "SLURM_GPUS_ON_NODE": "2",
-                "SLURM_SUBMIT_DIR": "/home/me/work",
+                "SLURM_SUBMIT_DIR": "/home/me/project",
                 "STUDY_TENTHS": str(tenths),
                 "STUDY_CODE": str(code),
                 **environment,
@@ -140,7 +140,7 @@ def test_a_study_on_three_nodes(job: Job) -> None:
     (study,) = [line.split() for line in calls if line.startswith("python -m")]
     assert check(study) == "python -m study run"
     assert study[3:] == ["run", "ablation_pixels", "--gpus-per-trial", "0.5", "--address", f"n1:{PORT}"]
-    assert "token 64 token home /home/me/work/runs" in calls
+    assert "token 64 token home /home/me/project/runs" in calls
     # Everything that was started is ended, on every node, and nothing is put back.
     assert calls.count("ended: ray --head") == calls.count("ended: ray --address") == 1
     assert f"srun --overlap --nodes=3 --ntasks=3 rm -rf /tmp/ray-{JOB}" in calls
