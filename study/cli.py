@@ -255,6 +255,7 @@ def submit(
     cpus_per_trial: CpusOption = 1.0,
     gpus_per_trial: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
+    trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
 ) -> None:
@@ -267,7 +268,7 @@ def submit(
     from study import commands
 
     study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=fork)
-    commands.machine(None, cpus_per_trial, gpus_per_trial, max_concurrent, False)
+    commands.machine(None, cpus_per_trial, gpus_per_trial, max_concurrent, False, trial_timeout)
     options = {
         "--dataset": None if dataset is None else study.data.dataset,
         "--trials": trials,
@@ -277,6 +278,7 @@ def submit(
         "--cpus-per-trial": cpus_per_trial,
         "--gpus-per-trial": gpus_per_trial,
         "--max-concurrent": max_concurrent,
+        "--trial-timeout": trial_timeout,
         "--tracking-uri": tracking_uri,
         "--optuna-storage": optuna_storage,
     }

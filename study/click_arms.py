@@ -74,8 +74,8 @@ def weak(annotation: Annotation, suffix: str = "", **of_contrastive_variance: An
 def against_baselines(compared: Sequence[Arm]) -> tuple[tuple[str, str], ...]:
     """Each arm against plain partial cross-entropy, and each against the sober baseline."""
     names = [a.name for a in compared]
-    plain = next(name for name in names if name.startswith("pCE") and not name.startswith(SOBER))
-    baseline = next(name for name in names if name.startswith(SOBER))
+    plain = next(a.name for a in compared if a.method == METHODS["pCE"] and a.longer == 1)
+    baseline = next(a.name for a in compared if a.longer > 1)
     return (
         *((name, plain) for name in names if name != plain),
         *((name, baseline) for name in names if name not in (plain, baseline)),

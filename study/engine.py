@@ -1,4 +1,4 @@
-"""The one Ray file of this floor: lets Ray Tune run what the board decides.
+"""Lets Ray Tune run what the board decides.
 
 Ray Tune places the trials, shares the machine and restarts lost workers. What is tried, stopped, continued
 and remembered is the board's: Tune's own searcher state, checkpoints and restore are not used, because

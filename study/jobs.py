@@ -13,7 +13,6 @@ import dataclasses
 import json
 import logging
 import os
-import re
 import shlex
 import socket
 import time
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from search_spaces import UserError
+from study import masking
 from study.home import StudyFolder
 
 RECORD = "submitted.json"
@@ -35,9 +35,6 @@ TIME_TO_STOP = 90
 
 START_WITHIN = 60.0
 """Seconds that `submit` watches the start for an early end; afterwards `status` tells."""
-
-SECRETS = {"--tracking-uri": "MLFLOW_TRACKING_URI", "--optuna-storage": "STUDY_OPTUNA_STORAGE"}
-"""Options that may hold a password, and the variables that stand for them."""
 
 _OVER = ("STOPPED", "SUCCEEDED", "FAILED")
 _BLIND = "the head node does not see the folder"
@@ -145,12 +142,15 @@ def check_address(address: str) -> str:
 
 
 def check_secrets(uris: Mapping[str, object]) -> None:
-    """A job's command is shown to everybody who sees the dashboard. Raises UserError for a password in it."""
-    for option, variable in SECRETS.items():
-        if re.search(r"//[^/@]*:[^/@]*@", str(uris[option] or "")):
+    """A job's command is shown to everybody who sees the dashboard. Raises UserError for a password in it.
+
+    An address with `?options` counts as one with a password, as libpq takes passwords there too.
+    """
+    for option, variable in masking.OPTIONS.items():
+        if masking.holds_secret(str(uris[option] or "")):
             raise UserError(
-                f"{option} of a submitted study must hold no password, which Ray's dashboard would show; set "
-                f"{variable} on the head node before `ray start` and leave it out here."
+                f"{option} of a submitted study must hold no password and no options, which Ray's dashboard "
+                f"would show; set {variable} on the head node before `ray start` and leave it out here."
             )
 
 

@@ -25,6 +25,11 @@ def masked(address: str) -> str:
     return re.sub(r"\?.*", f"?{HIDDEN}", shown, flags=re.DOTALL) if "://" in address else shown
 
 
+def holds_secret(address: str) -> bool:
+    """Whether an address must not be shown as it stands."""
+    return any(_secrets(address))
+
+
 def scrubbed(text: str, *addresses: str) -> str:
     """A library's message without the secrets of these addresses and of the environment."""
     for address in addresses:
@@ -72,7 +77,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], Mapping[str, str]]:
         option, equals, value = argument.partition("=")
         if option in OPTIONS and (equals or waiting):
             value = value if equals else waiting.pop(0)
-            if any(_secrets(value)):
+            if holds_secret(value):
                 variables[OPTIONS[option]] = value
             else:
                 kept += [argument] if equals else [argument, value]

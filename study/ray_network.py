@@ -1,4 +1,4 @@
-"""Who can reach the Ray that the engine starts: this machine only. Imported by `study.engine` alone.
+"""Who can reach the Ray that the engine starts: this machine only.
 
 Whoever reaches a port of Ray can run code as its user, and the local runtime asks nobody for a token.
 """

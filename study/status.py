@@ -22,10 +22,20 @@ def counts(study: Study, folder: StudyFolder) -> dict[str, Any]:
 
     A diverged trial has finished.
     """
-    written = folder.ledger.trials()
-    rows = [row for arm in study.arms for row in _current(study, written, arm.name)]
-    alive = folder.is_running()
-    states = Counter(row.state for row in rows)
+    return _counts(study, _by_arm(study, folder), alive=folder.is_running())
+
+
+ByArm = dict[str, list[TrialRow]]
+"""The rows that count, of every arm in the study's order."""
+
+
+def _by_arm(study: Study, folder: StudyFolder) -> ByArm:
+    rows = folder.ledger.trials()
+    return {arm.name: _current(study, rows, arm.name) for arm in study.arms}
+
+
+def _counts(study: Study, by_arm: ByArm, *, alive: bool) -> dict[str, Any]:
+    states = Counter(row.state for rows in by_arm.values() for row in rows)
     planned = sum(search_trials(study, arm) + study.num_replicates for arm in study.arms)
     return {
         "study": study.name,
@@ -43,9 +53,8 @@ def to_json(study: Study, folder: StudyFolder, job: str | None = None) -> str:
     return json.dumps({**counts(study, folder), **({} if job is None else {"job": job})}, indent=2)
 
 
-def _cells(study: Study, folder: StudyFolder) -> list[list[str]]:
-    rows = folder.ledger.trials()
-    return [[arm.name, *_arm_cells(study, _current(study, rows, arm.name))] for arm in study.arms]
+def _cells(study: Study, by_arm: ByArm) -> list[list[str]]:
+    return [[arm, *_arm_cells(study, rows)] for arm, rows in by_arm.items()]
 
 
 def _current(study: Study, rows: list[TrialRow], arm: str) -> list[TrialRow]:
@@ -86,14 +95,13 @@ def _arm_cells(study: Study, rows: list[TrialRow]) -> list[str]:
     ]
 
 
-def _failures(study: Study, folder: StudyFolder) -> list[str]:
+def _failures(by_arm: ByArm) -> list[str]:
     """For each arm with failures their classes: "two clicks: 2 out_of_memory, 1 bug"."""
-    rows = folder.ledger.trials()
     lines = []
-    for arm in study.arms:
-        classes = Counter(row.failure for row in _current(study, rows, arm.name) if row.failure)
+    for arm, rows in by_arm.items():
+        classes = Counter(row.failure for row in rows if row.failure)
         if classes:
-            lines.append(f"{arm.name}: {', '.join(f'{n} {failure}' for failure, n in classes.most_common())}")
+            lines.append(f"{arm}: {', '.join(f'{n} {failure}' for failure, n in classes.most_common())}")
     return lines
 
 
@@ -102,24 +110,25 @@ def headers(study: Study) -> list[str]:
 
 
 def to_markdown(study: Study, folder: StudyFolder) -> str:
-    names = headers(study)
+    names, by_arm = headers(study), _by_arm(study, folder)
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
-    lines += [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in _cells(study, folder)]
+    lines += [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in _cells(study, by_arm)]
     table = "\n".join(f"| {line} |" for line in lines) + "\n"
-    return table + "".join(f"\n- {line}" for line in _failures(study, folder))
+    return table + "".join(f"\n- {line}" for line in _failures(by_arm))
 
 
 def to_table(study: Study, folder: StudyFolder) -> Table:
-    total = counts(study, folder)
+    by_arm = _by_arm(study, folder)
+    total = _counts(study, by_arm, alive=folder.is_running())
     done = total["finished"] + total["pruned"] + total["failed"]
     state = f"{total['running']} running" if total["running"] else "no driver runs"
     title = Text(f"{study.name}: {done} of {total['planned']} trials ended, {state}")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
     for index, name in enumerate(headers(study)):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
-    for cells in _cells(study, folder):
+    for cells in _cells(study, by_arm):
         table.add_row(*(Text(c) for c in cells))
-    failed = _failures(study, folder)
+    failed = _failures(by_arm)
     if failed:
         table.caption, table.caption_justify = Text("\n".join(failed)), "left"
     return table

@@ -74,7 +74,7 @@ class Annotation:
             raise UserError(
                 f"pixel_budget must be 0 or more, but got {self.pixel_budget}; 0 means no labelled pixel."
             )
-        if self.pixel_budget and not self._has_points:
+        if self.pixel_budget and not self.has_points:
             raise UserError(
                 f"pixel_budget goes with pixels = 'points' or 'fg_points', but got {self.pixel_budget} with "
                 f"pixels = {self.pixels!r}; leave it out."
@@ -101,7 +101,8 @@ class Annotation:
             )
 
     @property
-    def _has_points(self) -> bool:
+    def has_points(self) -> bool:
+        """Whether single pixels are asked for, rather than strokes or masks."""
         return self.pixels in ("points", "fg_points")
 
     def grants(self) -> frozenset[str]:
@@ -230,7 +231,7 @@ def _labelled(
 ) -> np.ndarray:
     """Which images the annotator of pixels is given, bool [N]."""
     count = annotation.labelled_images
-    if annotation.pixels == "none" or (annotation._has_points and not annotation.pixel_budget):
+    if annotation.pixels == "none" or (annotation.has_points and not annotation.pixel_budget):
         return np.zeros(len(image_ids), bool)
     if count is None and annotation.seconds_per_image is None:
         return np.ones(len(image_ids), bool)

@@ -86,7 +86,7 @@ class BatchSource:
         self.tables = augment.symmetries(trial.protocol.augmentation, *dataset.shape).to(device)
         self.heavy: HeavyAugmentation | None = None
         if trial.protocol.augmentation == "heavy":
-            points = trial.annotation.pixels in ("points", "fg_points")
+            points = trial.annotation.has_points
             self.heavy = HeavyAugmentation(*dataset.shape, points=points, device=device)
         self.volumes: list[np.ndarray] | None = None
         if "volume_area" in labels.statistics:

@@ -211,6 +211,9 @@ class Training:
     @contextlib.contextmanager
     def kept_weights(self) -> Iterator[None]:
         """`restore_kept`, undone by an interruption: a continuation must validate the last weights again."""
+        if self.kept is None:
+            yield
+            return
         last = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
         self.restore_kept()
         try:
@@ -258,9 +261,7 @@ class Training:
         self.state.load_state_dict(saved["state"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.kept = saved["kept"]
-        # Checkpoints of older versions knew no micro-batches, and were made at reports alone.
-        self.parts = saved.get("parts", 1)
-        sums = saved.get("sums", {"start": self.iteration, "until": self.iteration, "terms": {}})
+        self.parts, sums = saved["parts"], saved["sums"]
         self.start, self.until, self.sums = sums["start"], sums["until"], sums["terms"]
 
 

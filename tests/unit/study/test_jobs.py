@@ -21,7 +21,14 @@ def test_an_address_that_is_no_dashboard_is_refused(address: str) -> None:
         jobs.check_address(address)
 
 
-@pytest.mark.parametrize("uri", ["postgresql://me:word@host/o", "postgresql+psycopg://:word@host/o"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://me:word@host/o",
+        "postgresql+psycopg://:word@host/o",
+        "postgresql://host/o?password=word@",
+    ],
+)
 @pytest.mark.parametrize("option", ["--optuna-storage", "--tracking-uri"])
 def test_a_password_is_refused_and_not_repeated(option: str, uri: str) -> None:
     uris = {"--optuna-storage": None, "--tracking-uri": None, option: uri}
@@ -31,7 +38,7 @@ def test_a_password_is_refused_and_not_repeated(option: str, uri: str) -> None:
 
 
 def test_uris_without_a_password_are_taken() -> None:
-    uris = {"--optuna-storage": "postgresql://me@host:5432/o", "--tracking-uri": "http://host:5000/a:b@c"}
+    uris = {"--optuna-storage": "postgresql://me@host:5432/o", "--tracking-uri": "http://host:5000/mlflow"}
     jobs.check_secrets(uris)
 
 
