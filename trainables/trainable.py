@@ -24,7 +24,7 @@ import torch
 from ray import tune
 
 from search_spaces import UserError
-from trainables import failures, samples, saved
+from trainables import failures, gallery, samples, saved
 from trainables.data.dataset import Dataset, open_dataset
 from trainables.failures import DataError, NotFiniteError, TimeLimitError
 from trainables.loop import InterruptionError, Training
@@ -260,6 +260,8 @@ class StudyTrainable(tune.Trainable):
         predictions = training.predict(rows)
         scores = training.scores_of(predictions, rows)
         samples.draw(self._folder() / SAMPLES, training, predictions)
+        shown = samples.gallery_of(training, predictions, scores, self.settings["metric"])
+        gallery.write(self._folder() / gallery.GALLERY, shown)
         return [dataclasses.asdict(score) for score in scores]
 
     def _result(self, state: str) -> dict[str, Any]:
