@@ -19,7 +19,7 @@ from study.results import TrialRow
 from study.spec import Study
 
 FEWEST_FOR_CONTOURS = 10
-GRID = 40
+GRID = 20
 """Points of a contour's grid along each axis."""
 
 

@@ -16,12 +16,14 @@ from search_spaces import UserError
 ORDER = 700
 TITLE = "Search"
 
-MOST_MARKS = 9000
+MOST_ARMS = 12
+"""Arms whose drawings are shown; all are in the table."""
+MOST_MARKS = 5000
 """Points and lines of all drawings of this section together."""
 MOST_IMPORTANCE_TRIALS = 3000
 """Of all arms together: PED-ANOVA needs no more."""
-MOST_CONTOURS = 3
-"""Pairs of parameters of an arm."""
+FEW_ARMS, MOST_CONTOURS = 4, 3
+"""Pairs of parameters of an arm where there are few arms; where there are more, one."""
 _ONLY = (
     "Only trials at full length are drawn and compared: one that was stopped early has the value of a "
     "shorter training. All values are of the validation split; the answer's are of the test split."
@@ -34,12 +36,15 @@ def html(source: Source) -> str:
     if not found:
         return ""
     quality = f"validation {quality_label(source.answer)}"
-    share = MOST_MARKS // len(found)
+    drawn = found[:MOST_ARMS]
     parts = [markup.paragraph(_ONLY)]
     if fixed:
         parts.append(markup.paragraph(f"Nothing was searched, so nothing is shown, of {', '.join(fixed)}."))
     parts.append(_overview(found))
-    parts += [_arm(search, quality, share, MOST_IMPORTANCE_TRIALS // len(found)) for search in found]
+    if len(drawn) < len(found):
+        sentence = f"Drawn below are the first {len(drawn)} of {len(found)} searched arms; the table has all."
+        parts.append(markup.paragraph(sentence, "note"))
+    parts += [_arm(search, quality, len(drawn)) for search in drawn]
     return "".join(parts)
 
 
@@ -68,15 +73,15 @@ def _overview(found: Sequence[ArmSearch]) -> str:
     )
 
 
-def _arm(search: ArmSearch, quality: str, most: int, most_important: int) -> str:
+def _arm(search: ArmSearch, quality: str, arms: int) -> str:
     heading = f"<h3>{drawing.escape(search.arm)}</h3>"
     if len(search.points) < 2:
         counted = "one trial" if search.points else "no trial"
         return heading + markup.paragraph(f"There is {counted} at full length: nothing to compare.", "note")
-    shares = importance_tables.importances(search, most=most_important)
-    contours, why_not = _contours(search, shares)
+    shares = importance_tables.importances(search, most=MOST_IMPORTANCE_TRIALS // arms)
+    contours, why_not = _contours(search, shares, MOST_CONTOURS if arms <= FEW_ARMS else 1)
     panels = 2 + len(search.space) + len(contours)
-    each = max(20, most // panels)
+    each = max(20, MOST_MARKS // arms // panels)
     parts = [
         heading,
         markup.figure(search_figures.history(search, quality, each), _history_caption(search, each)),
@@ -100,11 +105,13 @@ def _arm(search: ArmSearch, quality: str, most: int, most_important: int) -> str
     return "".join(parts)
 
 
-def _contours(search: ArmSearch, shares: Sequence[Importance]) -> tuple[list[search_tables.Contour], str]:
+def _contours(
+    search: ArmSearch, shares: Sequence[Importance], most: int
+) -> tuple[list[search_tables.Contour], str]:
     """Of the most important parameters that have an order, and why there is none."""
     names = search_tables.numeric(search.space)
     known = [row.parameter for row in shares if row.parameter in names] or names
-    pairs = [(x, y) for place, x in enumerate(known) for y in known[place + 1 :]][:MOST_CONTOURS]
+    pairs = [(x, y) for place, x in enumerate(known) for y in known[place + 1 :]][:most]
     drawn, reason = [], ""
     for x, y in pairs:
         try:
