@@ -75,6 +75,11 @@ def plain(text: str) -> str:
     return _NO_XML.sub("", text).replace("$", r"\$")
 
 
+def short(text: str, most: int = 36) -> str:
+    """A name as long as a label may be; the whole name is in its tooltip and in the tables."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """The page's look for all artists that are made inside."""

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dashboards.drawing import escape
+from dashboards.grids import Cell, Grid
 
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One cell of a table: what is shown, and the number that it is sorted by."""
-
-    text: str
-    number: float | None = None
-    """None: sorted as text, and set to the left."""
-    hint: str = ""
-    """Shown on hover."""
+__all__ = ["Cell", "details", "figure", "grid", "items", "paragraph", "table"]
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -60,6 +51,11 @@ def table(
         f'<div class="scroll"><table class="{" ".join(kinds)}">{title}<thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def grid(made: Grid, *, caption: str = "", sortable: bool = True, filterable: bool = False) -> str:
+    """A `Grid` as a table."""
+    return table(made.headers, made.rows, caption=caption, sortable=sortable, filterable=filterable)
 
 
 def _numeric(rows: Sequence[Sequence[Cell | str]], column: int) -> str:

@@ -42,3 +42,5 @@ for (const table of document.querySelectorAll("table.filterable")) {
     }
   });
 }
+// What is folded away is printed, too.
+window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
