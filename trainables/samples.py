@@ -42,14 +42,14 @@ def draw(path: Path, training: Training, test_predictions: np.ndarray, count: in
     )
 
 
-def gallery_of(
-    training: Training, test_predictions: np.ndarray, scores: Sequence[CaseScore], metric: str
-) -> list[Picture]:
-    """The best, median and worst test case by the metric, as they were judged, and training images."""
+def leave(
+    folder: Path, training: Training, test_predictions: np.ndarray, scores: Sequence[CaseScore], metric: str
+) -> None:
+    """Of the metric's best, median and worst test case, as they were judged, and of training images."""
     values = gallery.case_values(scores, metric)
     chosen = gallery.choose(values, greater_is_better=METRICS[metric])
     tested = [_tested(training, test_predictions, role, case) for role, case in chosen.items()]
-    return [*tested, *_taught(training)]
+    gallery.write(folder / gallery.GALLERY, [*tested, *_taught(training)])
 
 
 def _tested(training: Training, test_predictions: np.ndarray, role: str, case: str) -> Picture:

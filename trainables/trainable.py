@@ -24,7 +24,7 @@ import torch
 from ray import tune
 
 from search_spaces import UserError
-from trainables import failures, gallery, machine, samples, saved
+from trainables import failures, machine, samples, saved
 from trainables.data.dataset import Dataset, open_dataset
 from trainables.failures import DataError, NotFiniteError, TimeLimitError
 from trainables.loop import InterruptionError, Training
@@ -260,8 +260,7 @@ class StudyTrainable(tune.Trainable):
         predictions = training.predict(rows)
         scores = training.scores_of(predictions, rows)
         samples.draw(self._folder() / SAMPLES, training, predictions)
-        shown = samples.gallery_of(training, predictions, scores, self.settings["metric"])
-        gallery.write(self._folder() / gallery.GALLERY, shown)
+        samples.leave(self._folder(), training, predictions, scores, self.settings["metric"])
         return [dataclasses.asdict(score) for score in scores]
 
     def _result(self, state: str) -> dict[str, Any]:

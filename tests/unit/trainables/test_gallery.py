@@ -138,18 +138,19 @@ def test_a_later_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         gallery.read(tmp_path / "g")
 
 
-def shown(dataset: Dataset, annotation: Annotation = DENSE, metric: str = "dice", **changes: object):
+def shown(dataset: Dataset, folder: Path, annotation: Annotation = DENSE, **changes: object):
     """The pictures of an untrained network, its test predictions and scores."""
     training = Training(
         trial_on(dataset, annotation=annotation, test=True, **changes), dataset, torch.device("cpu")
     )
     predictions = training.predict(training.split.test)
     scores = training.scores_of(predictions, training.split.test)
-    return samples.gallery_of(training, predictions, scores, metric), predictions, scores
+    samples.leave(folder, training, predictions, scores, "dice")
+    return gallery.read(folder / "gallery.npz"), predictions, scores
 
 
-def test_pictures_are_of_the_data_set(dataset: Dataset) -> None:
-    pictures, predictions, scores = shown(dataset, WEAK, method="partial_cross_entropy")
+def test_pictures_are_of_the_data_set(dataset: Dataset, tmp_path: Path) -> None:
+    pictures, predictions, scores = shown(dataset, tmp_path, WEAK, method="partial_cross_entropy")
     test, train = dataset.folds[0].test, dataset.folds[0].train
     assert [p.role for p in pictures] == ["best", "median", "worst", "train", "train"]
     chosen = choose(case_values(scores, "dice"), greater_is_better=True)
@@ -174,17 +175,17 @@ def test_pictures_are_of_the_data_set(dataset: Dataset) -> None:
         np.testing.assert_array_equal(picture.labels_HW[clicked], dataset.masks_NHW[row][clicked])
 
 
-def test_without_any_click_training_images_are_shown_all_the_same(dataset: Dataset) -> None:
+def test_without_any_click_training_images_are_shown_all_the_same(dataset: Dataset, tmp_path: Path) -> None:
     nobody = Annotation(pixels="none", statistics=("area",))
-    pictures, _, _ = shown(dataset, nobody, method="size_constraint")
+    pictures, _, _ = shown(dataset, tmp_path, nobody, method="size_constraint")
     taught = [p for p in pictures if p.role == "train"]
     assert len(taught) == 2
     assert all(p.labels_HW is not None and (p.labels_HW == IGNORE).all() for p in taught)
 
 
-def test_masks_are_shown_at_the_size_they_were_judged_at(toy_folder: Path) -> None:
+def test_masks_are_shown_at_the_size_they_were_judged_at(toy_folder: Path, tmp_path: Path) -> None:
     small = opened(toy_folder, size=(8, 12))
-    pictures, predictions, _ = shown(small)
+    pictures, predictions, _ = shown(small, tmp_path)
     worst = pictures[2]
     row = small.image_ids.index(worst.image_id)
     truths, _ = small.truths(np.array([row]))
