@@ -24,7 +24,7 @@ import torch
 from ray import tune
 
 from search_spaces import UserError
-from trainables import failures, samples, saved
+from trainables import failures, machine, samples, saved
 from trainables.data.dataset import Dataset, open_dataset
 from trainables.failures import DataError, NotFiniteError, TimeLimitError
 from trainables.loop import InterruptionError, Training
@@ -260,6 +260,7 @@ class StudyTrainable(tune.Trainable):
         predictions = training.predict(rows)
         scores = training.scores_of(predictions, rows)
         samples.draw(self._folder() / SAMPLES, training, predictions)
+        samples.leave(self._folder(), training, predictions, scores, self.settings["metric"])
         return [dataclasses.asdict(score) for score in scores]
 
     def _result(self, state: str) -> dict[str, Any]:
@@ -270,6 +271,7 @@ class StudyTrainable(tune.Trainable):
             "curve": self.curve,
             "cases": [],
             "host": platform.node(),
+            "machine": machine.facts(gpus=self.settings["gpus"] or 0.0, threads=self.settings["threads"]),
             "reason": "",
             "failure": "",
             "micro_batches": self.parts,
