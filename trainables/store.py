@@ -110,14 +110,16 @@ class Store:
     def read(self, name: str) -> bytes | None:
         """The content of a file; None when there is none. Raises StoreAwayError."""
 
-        def read(system: fs.FileSystem, path: str) -> bytes:
-            with system.open_input_stream(path, compression=None) as stream:  # it would unpack *.gz
+        def read(system: fs.FileSystem, path: str) -> bytes | None:
+            with (
+                contextlib.suppress(FileNotFoundError),
+                system.open_input_stream(path, compression=None) as stream,  # it would unpack *.gz
+            ):
                 content: bytes = stream.read()
                 return content
+            return None
 
-        with contextlib.suppress(FileNotFoundError):
-            return self._waited(read, name)
-        return None
+        return self._waited(read, name)
 
     def exists(self, name: str) -> bool:
         """Raises StoreAwayError."""
@@ -130,8 +132,12 @@ class Store:
 
     def delete(self, name: str) -> None:
         """No matter whether it is there. Raises StoreAwayError."""
-        with contextlib.suppress(FileNotFoundError):
-            self._waited(lambda system, path: system.delete_file(path), name)
+
+        def delete(system: fs.FileSystem, path: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                system.delete_file(path)
+
+        self._waited(delete, name)
 
     def move(self, name: str, other: str) -> None:
         """Renames a file, over another if there is one. Raises StoreAwayError."""
@@ -159,8 +165,6 @@ class Store:
             try:
                 system, folder = _place(self.uri)
                 result = call(system, f"{folder}/{name}")
-            except FileNotFoundError:
-                raise
             except OSError as error:
                 if self.is_local:
                     raise
