@@ -18,6 +18,9 @@ GRACE = 10.0
 """Seconds that running trials have to leave a checkpoint when the driver is asked to stop."""
 
 
+COPIED_WITHIN = 5.0
+"""Seconds that a copy of the orders may take."""
+
 NOW = signal.SIGUSR1
 """Ends the run without waiting: what a thread sends to the main one. (Timers with SIGALRM may be others'.)"""
 
@@ -36,6 +39,7 @@ class Orders:
     def __init__(self, path: Path, copied_to: Store | None = None) -> None:
         self.path, self.copied_to = path, copied_to
         self._copying = threading.Lock()
+        self._copies: list[threading.Thread] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
 
@@ -50,7 +54,8 @@ class Orders:
             file.write(f"{whom}\n")
         if self.copied_to is not None:
             # Apart: this may be a signal's handler, which must not wait for a service.
-            threading.Thread(target=self._copy, name="orders", daemon=True).start()
+            self._copies.append(threading.Thread(target=self._copy, name="orders", daemon=True))
+            self._copies[-1].start()
 
     def _copy(self) -> None:
         assert self.copied_to is not None
@@ -60,7 +65,9 @@ class Orders:
 
     def end(self) -> None:
         """Nobody reads them any more."""
-        if self.copied_to is not None:
+        for copy in self._copies:
+            copy.join(COPIED_WITHIN)
+        if self.copied_to is not None and self._copies:
             with contextlib.suppress(OSError, StoreAwayError):
                 self.copied_to.hasty().delete(self.path.name)
 
