@@ -38,7 +38,8 @@ class Format(enum.StrEnum):
 
 ENVIRONMENT = (
     "Environment: STUDY_HOME, STUDY_DATASET, RAY_ADDRESS, STUDY_CPUS_PER_TRIAL, STUDY_GPUS_PER_TRIAL, "
-    "STUDY_MAX_CONCURRENT, MLFLOW_TRACKING_URI and STUDY_OPTUNA_STORAGE stand for the options of those names."
+    "STUDY_MAX_CONCURRENT, MLFLOW_TRACKING_URI, STUDY_OPTUNA_STORAGE and STUDY_STORAGE_PATH stand for "
+    "the options of those names."
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study: `python -m study list`.")]
@@ -86,6 +87,14 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         "--optuna-storage", envvar="STUDY_OPTUNA_STORAGE", help="Database URL; default: SQLite in the study."
+    ),
+]
+PlaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage-path",
+        envvar="STUDY_STORAGE_PATH",
+        help="Folder or s3://BUCKET/PREFIX of checkpoints and networks; default: the home.",
     ),
 ]
 
@@ -187,6 +196,7 @@ def run(
     trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
+    storage_path: PlaceOption = None,
     dashboard: Annotated[bool, typer.Option(help="Start Ray's dashboard on loopback.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
@@ -203,12 +213,12 @@ def run(
 
     study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=fork)
     if dry_run:
-        commands.show_plan(study, home, cpus_per_trial, max_concurrent, "table", out)
+        commands.show_plan(study, home, cpus_per_trial, max_concurrent, "table", out, storage_path)
         return
     machine = commands.machine(
         address, cpus_per_trial, gpus_per_trial, max_concurrent, dashboard, trial_timeout
     )
-    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage))
+    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage, storage_path))
 
 
 @app.command()
@@ -224,6 +234,7 @@ def extend(
     trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
+    storage_path: PlaceOption = None,
 ) -> None:
     """More trials or replicates for a study.
 
@@ -235,7 +246,7 @@ def extend(
 
     study = commands.extended(name, trials, replicates, home)
     machine = commands.machine(address, cpus_per_trial, gpus_per_trial, max_concurrent, False, trial_timeout)
-    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage))
+    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage, storage_path))
 
 
 @app.command()
@@ -259,6 +270,7 @@ def submit(
     trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
+    storage_path: PlaceOption = None,
 ) -> None:
     """Run or continue a study on a Ray cluster, without this machine.
 
@@ -282,6 +294,7 @@ def submit(
         "--trial-timeout": trial_timeout,
         "--tracking-uri": tracking_uri,
         "--optuna-storage": optuna_storage,
+        "--storage-path": storage_path,
     }
     out.print(commands.submit(study, name, home, address, options), soft_wrap=True)
 

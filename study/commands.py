@@ -85,10 +85,16 @@ def machine(
 
 
 def run(
-    study: Study, home: str, where: Machine, out: Console, tracking_uri: str | None, storage_url: str | None
+    study: Study,
+    home: str,
+    where: Machine,
+    out: Console,
+    tracking_uri: str | None,
+    storage_url: str | None,
+    storage_path: str | None,
 ) -> int:
     """Runs the study; 0 when every arm has its replicates, else 1."""
-    prepared = service.prepare(study, Home.at(home))
+    prepared = service.prepare(study, Home.at(home), storage_path)
     # Bound to the stream that is there now: while Ray runs, sys.stdout is its log file.
     screen = Console(file=sys.stdout, highlight=False, width=out.width)
     try:
@@ -117,11 +123,17 @@ def submit(study: Study, name: str, home: str, address: str, options: Mapping[st
 
 
 def show_plan(
-    study: Study, home: str, cpus: float, max_concurrent: int | None, format_: str, out: Console
+    study: Study,
+    home: str,
+    cpus: float,
+    max_concurrent: int | None,
+    format_: str,
+    out: Console,
+    storage_path: str | None = None,
 ) -> None:
     """Prints the plan with speeds that are measured here and now."""
     where = machine(None, cpus, None, max_concurrent, False)
-    prepared = service.prepare(study, Home.at(home))
+    prepared = service.prepare(study, Home.at(home), storage_path)
     speed = plan.measure(study, prepared.dataset, prepared.data, threads=where.threads)
     slots = max(1, int(available_cores() / where.cpus_per_trial))
     made = prepared.plan(slots=min(slots, where.max_concurrent or slots), speed=speed)

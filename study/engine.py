@@ -16,6 +16,7 @@ import shutil
 import socket
 import sys
 import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,11 @@ from typing import Any
 
 from search_spaces import UserError
 from study.board import Board, Job
+from study.masking import holds_secret
+from study.pretraining import NETWORK
 from study.stopping import Orders, end_now, stop_on_signal
 from trainables.metrics import METRICS
+from trainables.store import Store
 
 WATCH_EVERY = 2.0
 """Seconds between two looks at whether the cluster still has a node, and which of them are about to go."""
@@ -73,7 +77,7 @@ def _environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def connect(machine: Machine, witness: Path | None = None) -> tuple[Machine, int]:
+def connect(machine: Machine, witness: tuple[Store, str] | None = None) -> tuple[Machine, int]:
     """Starts Ray in this process, or joins a cluster. Raises UserError.
 
     Every node of a cluster must see the file `witness`, for trials leave their checkpoints beside it.
@@ -112,33 +116,41 @@ def connect(machine: Machine, witness: Path | None = None) -> tuple[Machine, int
         machine = dataclasses.replace(machine, gpus_per_trial=1.0 if some else 0.0)
     slots = _slots(list(nodes.values()), machine)
     if machine.address is not None and witness is not None:
-        _require_sight(witness, [name for name, resources in nodes.items() if _fits(resources, machine)])
+        _require_sight(*witness, [name for name, resources in nodes.items() if _fits(resources, machine)])
     return machine, slots
 
 
-def _require_sight(witness: Path, nodes: Sequence[str]) -> None:
+def _require_sight(store: Store, witness: str, nodes: Sequence[str]) -> None:
     """Raises UserError when a node has another file there, or none: its trials would be lost with it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def trouble(path: Path, content: bytes, patience: float) -> str:
+    def trouble(uri: str, name: str, content: bytes | None, patience: float) -> str:
         """Sent as it is, so that a node without this package can tell."""
         import importlib.util
         import time
 
         if importlib.util.find_spec("trainables") is None:
             return "does not have this package installed"
-        end = time.monotonic() + patience  # a network file system may show a new file late
-        while not path.exists() or path.read_bytes() != content:
-            if time.monotonic() > end:
-                return f"does not see {path.parent}"
-            time.sleep(0.2)
-        return ""
+        from trainables.store import Store, StoreAwayError
 
-    task, content = ray.remote(num_cpus=0, max_retries=0)(trouble), witness.read_bytes()
+        store = Store(uri).hasty()
+        end = time.monotonic() + patience  # a network file system may show a new file late
+        while True:
+            try:
+                if store.read(name) == content:
+                    return ""
+                reason = ""
+            except (OSError, StoreAwayError) as error:
+                reason = f" ({getattr(error, 'reason', error)})"
+            if time.monotonic() > end:
+                return f"does not see {store.shown()}{reason}"
+            time.sleep(0.2)
+
+    task, content = ray.remote(num_cpus=0, max_retries=0)(trouble), store.read(witness)
     told = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            witness, content, SEEN_WITHIN
+            store.uri, witness, content, SEEN_WITHIN
         )
         for node in nodes
     ]
@@ -148,8 +160,9 @@ def _require_sight(witness: Path, nodes: Sequence[str]) -> None:
             reason = ray.get(reference)
             if reason:
                 raise UserError(
-                    f"Every node of the cluster must have this package and share the home folder, but "
-                    f"{names[node]} {reason}; install it there, or name another --home (STUDY_HOME)."
+                    f"Every node of the cluster must have this package and see the folder of the trials, but "
+                    f"{names[node]} {reason}; install it there, or name another --home (STUDY_HOME) or an "
+                    "object store with --storage-path."
                 )
 
 
@@ -194,8 +207,11 @@ def _fits(resources: Mapping[str, float], machine: Machine) -> int:
     return min(fits)
 
 
-def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: type) -> None:
-    """Runs every job of the board, until it is finished or Ctrl-C (SIGTERM) asks to stop."""
+def run(board: Board, machine: Machine, slots: int, folder: Path, *, place: Store, trainable: type) -> None:
+    """Runs every job of the board, until it is finished or Ctrl-C (SIGTERM) asks to stop.
+
+    folder: of the study, in the home; place: where its trials leave their files, and all workers see them.
+    """
     from ray import tune
 
     from study.ray_adapters import BoardScheduler, BoardSearcher
@@ -203,22 +219,26 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
     networks = board.pretraining.networks
     scratch = folder / "ray"
     shutil.rmtree(scratch, ignore_errors=True)  # Tune's own records of an earlier run: nothing of it is read
-    orders = Orders(scratch / "orders")
+    # Tune writes down what its trials are given: for the owner's eyes where that holds a secret.
+    scratch.mkdir(mode=0o700 if holds_secret(place.uri) else 0o777, exist_ok=True)
+    # A driver of another home may run a study of this name in the same store: each gives its own orders.
+    ours = None if place.is_local else place.child("orders", uuid.uuid4().hex)
+    orders = Orders(scratch / "orders", copied_to=ours)
 
     def config_of(job: Job) -> dict[str, Any]:
         start = job.trial.pretraining
         return {
             "trial": job.trial.to_dict(),
             "key": job.row.key,
-            "folder": str(trial_folder(folder, job.row.key)),
+            "folder": trial_folder(place, job.row.key).uri,
             "cache": str(folder.parent / "cache"),
             "metric": board.study.metric,
             "watch": [name for name in board.study.watch if name in METRICS],
-            "start": None if start is None else str(networks.file(start.key())),
-            "network": str(networks.file(job.row.key)) if job.phase == "pretrain" else None,
+            "start": None if start is None else networks.folder(start.key()).file(NETWORK),
+            "network": networks.folder(job.row.key).file(NETWORK) if job.phase == "pretrain" else None,
             "threads": machine.threads,
             "gpus": machine.gpus_per_trial,
-            "orders": str(orders.path),
+            "orders": orders.address,
             "time_limit": machine.trial_timeout,
             "job": list(job.id),
         }
@@ -248,12 +268,14 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
             tuner.fit()
     except BoardError as carrier:
         raise carrier.error from None
+    finally:
+        orders.end()
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def trial_folder(folder: Path, key: str) -> Path:
+def trial_folder(place: Store, key: str) -> Store:
     """Where a trial's checkpoint and pictures lie."""
-    return folder / "trials" / key
+    return place.child("trials", key)
 
 
 def _trial_name(trial: Any) -> str:

@@ -14,6 +14,7 @@ from study.board import Board, Job
 from study.engine import BoardError, payload_of
 from study.losses import class_of
 from trainables.stopping import read_note
+from trainables.store import Store
 
 
 class BoardSearcher(Searcher):
@@ -77,7 +78,9 @@ class BoardSearcher(Searcher):
         if trial_id in self.stopped:
             self.board.end(job, last or {}, "pruned", reason=f"stopped at iteration {job.row.iterations}")
         elif error:
-            note, message = read_note(Path(self.config_of(job)["folder"])), self.messages.pop(trial_id, "")
+            # Waits for a store that is away, too long for the trial: if it stays away, it ends the run.
+            note = read_note(Store.at(self.config_of(job)["folder"]))
+            message = self.messages.pop(trial_id, "")
             reached = note["iteration"] if note is not None else 0
             self.board.lost(job, class_of(message, note), iteration=reached, message=message)
         elif last is not None and last["state"] != "running":

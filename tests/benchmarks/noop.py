@@ -22,6 +22,7 @@ from study.spec import Arm, Replicates, Search, Study, space
 from study.tracking import Tracker
 from trainables.annotations import Annotation
 from trainables.protocol import Protocol
+from trainables.store import Store
 from trainables.trial import DataSource
 
 
@@ -84,6 +85,7 @@ def ours(trials: int, trainable: type = NoOp) -> tuple[float, int, int]:
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room) / "noop"
         folder.mkdir()
+        place = Store.at(folder)
         definition = study(trials)
         tracker = Tracker(
             home=Path(room), study="noop", question="", metric="dice", greater_is_better=True,
@@ -98,13 +100,13 @@ def ours(trials: int, trainable: type = NoOp) -> tuple[float, int, int]:
             data=DataSource(path="none", fingerprint="none"),
             class_names=("background", "target"),
             annotation_seconds={arm.name: 0.0 for arm in definition.arms},
-            listener=Listeners(tracker, folder),
+            listener=Listeners(tracker, place, place, folder),
             networks=Networks(Path(room) / "pretrained"),
         )
         machine, slots = engine.connect(Machine())
         started = time.perf_counter()
         try:
-            engine.run(board, machine, slots, folder, trainable=trainable)
+            engine.run(board, machine, slots, folder, place=place, trainable=trainable)
             tracker.close(300.0)
             seconds = time.perf_counter() - started
         finally:

@@ -17,9 +17,11 @@ from ray import tune
 from torch import Tensor
 
 from trainables import saved
+from trainables.store import Store
 from trainables.trainable import SAMPLES, StudyTrainable
 
 ORDERS = "toy.json"
+CHECKPOINT = "toy.json"
 
 
 class ToyTrainable(tune.Trainable):
@@ -44,18 +46,19 @@ class ToyTrainable(tune.Trainable):
     def begin(self, config: dict[str, Any]) -> None:
         self.config = config
         self.job = "/".join(map(str, config["job"]))
-        self.folder = Path(config["folder"])
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.store = Store.at(config["folder"])
+        self.folder = trace_folder(config)
         orders = Path(config["cache"]).parent / ORDERS
         self.orders: dict[str, Any] = json.loads(orders.read_text()) if orders.exists() else {}
-        self.checkpoint = self.folder / "toy.json"
-        fresh = {"curve": [], "state": "running"}
-        saved = json.loads(self.checkpoint.read_text()) if self.checkpoint.exists() else fresh
+        content = self.store.read(CHECKPOINT)
+        saved = {"curve": [], "state": "running"} if content is None else json.loads(content)
         self.curve: list[dict[str, float]] = saved["curve"]
         self.state = saved["state"]
         self.trace("start", len(self.curve))
-        if config["start"] is not None and not Path(config["start"]).exists():
-            raise RuntimeError("the network to start from is not there")
+        if config["start"] is not None:
+            folder, name = Store.of(config["start"])
+            if not folder.exists(name):
+                raise RuntimeError("the network to start from is not there")
 
     def trace(self, word: str, number: int) -> None:
         with (self.folder / "trace").open("a") as handle:
@@ -92,17 +95,14 @@ class ToyTrainable(tune.Trainable):
         seconds = 0.01 * len(self.curve)
         self.curve.append({"iteration": iteration, "seconds": seconds, metric: value, "loss_total": 1.0})
         self.state = "finished" if iteration == points[-1] else "running"
-        temporary = self.checkpoint.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"curve": self.curve, "state": self.state}))
-        temporary.replace(self.checkpoint)
+        self.store.write(CHECKPOINT, json.dumps({"curve": self.curve, "state": self.state}).encode())
         if self.state == "finished" and "samples" in self.orders:
-            (self.folder / SAMPLES).write_bytes(picture(self.config["key"], self.orders["samples"]))
+            self.store.write(SAMPLES, picture(self.config["key"], self.orders["samples"]))
         if self.state == "finished" and self.config["network"] is not None:
-            network = Path(self.config["network"])
-            network.with_suffix(".json").write_text(
-                json.dumps({"key": self.config["key"], "curve": self.curve})
-            )
-            saved.write(network, {"process": os.getpid()}, self.config["key"])
+            folder, name = Store.of(self.config["network"])
+            reported = json.dumps({"key": self.config["key"], "curve": self.curve})
+            folder.write("network.json", reported.encode())
+            saved.write(folder, name, {"process": os.getpid()}, self.config["key"])
 
     def result(self, state: str, reason: str = "", trace: str = "") -> dict[str, Any]:
         tested = state == "finished" and self.config["trial"]["test"]
@@ -119,6 +119,15 @@ class ToyTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: see `begin`."""
+
+
+def trace_folder(config: dict[str, Any]) -> Path:
+    """Of a trial's marks: its own folder or, where that is no path, the one of that name in the home."""
+    store = Store.at(config["folder"])
+    place = store.uri if store.is_local else "/".join(store.uri.partition("?")[0].split("/")[-3:])
+    folder = Path(config["cache"]).parent / place
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def picture(key: str, size: int) -> bytes:
@@ -161,7 +170,7 @@ class RecordedTrainable(StudyTrainable):
 
         def recorded() -> dict[str, Tensor]:
             terms = step()
-            with (self._folder() / "steps").open("a") as file:
+            with (trace_folder(self.settings) / "steps").open("a") as file:
                 file.write(f"{training.iteration} {os.getpid()}\n")
             self.after(training.iteration)
             return terms
@@ -177,7 +186,7 @@ class TermTrainable(RecordedTrainable):
     """Its process gets SIGTERM in the steps 5 and 200, once each."""
 
     def after(self, iteration: int) -> None:
-        told = self._folder() / f"told {iteration}"
+        told = trace_folder(self.settings) / f"told {iteration}"
         if iteration in (5, 200) and not told.exists():
             told.touch()
             os.kill(os.getpid(), signal.SIGTERM)

@@ -17,6 +17,7 @@ from tests.fuzz.test_ledgers import trial
 from tests.unit.study.conftest import a_study
 from tests.unit.trainables import toy_data
 from trainables import saved
+from trainables.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dashboards", "study", "trainables", "search_spaces")
@@ -167,7 +168,7 @@ def test_files_of_a_run_are_written_by_their_owner_alone(tmp_path: Path) -> None
     try:
         Home(tmp_path).study("toy").freeze(a_study())
         Home(tmp_path).study("toy").ledger.append(trial(0))
-        saved.write(tmp_path / "checkpoint.pt", {}, "key")
+        saved.write(Store.at(tmp_path), "checkpoint.pt", {}, "key")
         toy_data.opened(tmp_path)
     finally:
         os.umask(before)
