@@ -46,6 +46,8 @@ class Machine:
     cpus_per_trial: float = 1.0
     gpus_per_trial: float | None = None
     """None: a whole one where the machine, or the cluster, has any."""
+    measure_gpus: bool = False
+    """Whether `study.ray_probe` settles the share of a GPU once Ray runs."""
     max_concurrent: int | None = None
     dashboard: bool = False
     trial_timeout: float | None = None
@@ -110,10 +112,16 @@ def connect(machine: Machine, witness: Path | None = None) -> tuple[Machine, int
     if machine.gpus_per_trial is None:
         some = any(resources.get("GPU", 0.0) >= 1 for resources in nodes.values())
         machine = dataclasses.replace(machine, gpus_per_trial=1.0 if some else 0.0)
-    slots = _slots(list(nodes.values()), machine)
     if machine.address is not None and witness is not None:
         _require_sight(witness, [name for name, resources in nodes.items() if _fits(resources, machine)])
-    return machine, slots
+    return machine, slots_of(machine)
+
+
+def slots_of(machine: Machine) -> int:
+    """Trials that fit at once on the nodes that are there. Raises UserError when not even one does."""
+    import ray
+
+    return _slots([node["Resources"] for node in ray.nodes() if node["Alive"]], machine)
 
 
 def _require_sight(witness: Path, nodes: Sequence[str]) -> None:

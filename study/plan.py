@@ -112,6 +112,9 @@ class Plan:
     """Trainings that arms start from and share; those whose network a home already holds are not repeated."""
     pretraining_seconds: float | None
     """Of one worker, for all of them; None when not measured."""
+    gpus_per_trial: float = 0.0
+    sharing: str = ""
+    """Why a trial takes that share of a GPU, where a probe decided it."""
 
     @property
     def trials(self) -> int:
@@ -150,6 +153,8 @@ def make(
     concurrency: int,
     missing: Sequence[Trial] = (),
     speed: Mapping[str, float] | None = None,
+    gpus_per_trial: float = 0.0,
+    sharing: str = "",
 ) -> Plan:
     """The plan of a study; `missing` are the pre-trainings that a home lacks, `speed` holds measured seconds
     per iteration by arm."""
@@ -178,6 +183,8 @@ def make(
         pretrainings=len(missing),
         # A supervised step is as long as the shortest of the arms' steps: it has no weak loss.
         pretraining_seconds=None if speed is None else steps * min(speed.values()),
+        gpus_per_trial=gpus_per_trial,
+        sharing=sharing,
     )
 
 

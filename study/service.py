@@ -14,7 +14,7 @@ from rich.text import Text
 
 from search_spaces import UserError
 from study import answer as answers
-from study import datasets, engine, plan, ray_network, storage
+from study import datasets, engine, gpu_sharing, plan, ray_network, ray_probe, storage
 from study.answer import Answer
 from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
@@ -52,7 +52,14 @@ class Prepared:
     def folder(self) -> StudyFolder:
         return self.home.study(self.study.name)
 
-    def plan(self, *, slots: int = 1, speed: Mapping[str, float] | None = None) -> plan.Plan:
+    def plan(
+        self,
+        *,
+        slots: int = 1,
+        speed: Mapping[str, float] | None = None,
+        gpus: float = 0.0,
+        sharing: str = "",
+    ) -> plan.Plan:
         networks = Networks(self.home.networks)
         return plan.make(
             self.study,
@@ -63,6 +70,8 @@ class Prepared:
                 t for key, t in plan.pretrainings(self.study, self.data).items() if not networks.has(key)
             ],
             speed=speed,
+            gpus_per_trial=gpus,
+            sharing=sharing,
         )
 
 
@@ -146,7 +155,7 @@ def run(
                 networks=Networks(prepared.home.networks),
             )
             tracker.reconcile(folder.ledger.trials(), listeners.artifacts)
-            _work(board, machine, console, folder, trainable)
+            _work(prepared, board, machine, console, trainable)
         except BaseException:
             tracker.interrupted()
             tracker.close(TRACKING_PATIENCE)
@@ -154,7 +163,8 @@ def run(
         return _conclude(prepared, board, tracker, console)
 
 
-def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder, trainable: type) -> None:
+def _work(prepared: Prepared, board: Board, machine: Machine, console: Console, trainable: type) -> None:
+    folder = prepared.folder
     if board.finished():
         return
     with stop_on_signal(board):
@@ -162,12 +172,27 @@ def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder,
             machine, slots = engine.connect(machine, folder.path / SPEC)
             line = ray_network.reach(machine.address, dashboard=machine.dashboard)
             console.print(Text(line), soft_wrap=True)
+            if machine.measure_gpus:
+                machine, reason = share_gpus(prepared, machine)
+                slots = engine.slots_of(machine)
+                console.print(Text(reason), soft_wrap=True)
             with Screen(console, board, slots):
                 engine.run(board, machine, slots, folder.path, trainable=trainable)
         finally:
             engine.disconnect()
     if not board.finished():
         raise RuntimeError(f"Ray Tune ended before the study did; see {folder.path / 'ray.log'}.")
+
+
+def share_gpus(prepared: Prepared, machine: Machine) -> tuple[Machine, str]:
+    """Measures what a trial takes of a GPU, with Ray running: the settled machine, and why."""
+    study = prepared.study
+    return ray_probe.settle(
+        machine,
+        gpu_sharing.samples(study, prepared.data),
+        prepared.home.cache,
+        gpu_sharing.most_at_once(study),
+    )
 
 
 def answer_of(study: Study, folder: StudyFolder) -> Answer:
