@@ -15,6 +15,7 @@ from rich.text import Text
 
 from search_spaces import UserError
 from study import datasets, discovery, engine, jobs, names, overrides, plan, service, targets
+from study.capacity import Capacity
 from study.console import duration
 from study.engine import Machine, available_cores
 from study.home import Home, agree
@@ -162,9 +163,9 @@ def _at_once_here(prepared: service.Prepared, where: Machine) -> tuple[Machine, 
     try:
         where, slots = engine.connect(where)
         if not where.measure_gpus:
-            return where, slots, ""
+            return where, slots.here, ""
         where, reason = service.share_gpus(prepared, where)
-        return where, engine.slots_of(where), reason
+        return where, Capacity(where).here, reason
     finally:
         engine.disconnect()
 

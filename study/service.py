@@ -18,6 +18,7 @@ from study import datasets, engine, gpu_sharing, plan, ray_network, ray_probe, s
 from study.answer import Answer
 from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
+from study.capacity import Capacity
 from study.console import Screen, introduction
 from study.engine import Machine
 from study.home import SPEC, Home, StudyFolder, agree
@@ -174,9 +175,9 @@ def _work(prepared: Prepared, board: Board, machine: Machine, console: Console, 
             console.print(Text(line), soft_wrap=True)
             if machine.measure_gpus:
                 machine, reason = share_gpus(prepared, machine)
-                slots = engine.slots_of(machine)
+                slots = Capacity(machine, slots.witness)
                 console.print(Text(reason), soft_wrap=True)
-            with Screen(console, board, slots):
+            with Screen(console, board, lambda: slots.here):
                 engine.run(board, machine, slots, folder.path, trainable=trainable)
         finally:
             engine.disconnect()

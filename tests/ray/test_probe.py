@@ -10,6 +10,7 @@ import pytest
 
 from search_spaces import UserError
 from study import engine, ray_probe, service
+from study.capacity import Capacity
 from study.engine import Machine
 from study.gpu_sharing import samples
 from study.home import Home
@@ -76,7 +77,7 @@ class TestOnAGpu:
     def test_a_gpu_that_pytorch_cannot_use(self, prepared: service.Prepared) -> None:
         trials = samples(prepared.study, prepared.data)
         machine, reason = ray_probe.settle(AUTO, trials, prepared.home.cache, 8)
-        assert (machine.gpus_per_trial, engine.slots_of(machine)) == (0.0, CORES)
+        assert (machine.gpus_per_trial, Capacity(machine).here) == (0.0, CORES)
         assert reason == "Trials run on CPUs (--gpus-per-trial 0), because PyTorch cannot use the GPU here."
 
     def test_a_gpu_that_others_hold(self, prepared: service.Prepared) -> None:
