@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from study.capacity import Capacity
 from study.console import Screen, introduction
 from study.engine import Machine
 from study.home import SPEC, Home, StudyFolder, agree
+from study.ownership import Claims, Owner
 from study.pictures import learning_curves
 from study.pretraining import Networks
 from study.results import TrialRow
@@ -139,15 +141,21 @@ def run(
         frozen = folder.frozen()
         if frozen is not None:
             agree(frozen, study)
-        tracker = _tracker(prepared, tracking_uri)
+        memory = storage.open_storage(folder.path, storage_url)
+        owner = _owner(folder, study, begun=frozen is not None)
+        # A database in the folder is the folder's; of another nothing is taken before MLflow agrees, too.
+        claims = Claims(memory, owner, [arm.name for arm in study.arms] if storage_url else [])
+        claims.check()
+        tracker = _tracker(prepared, tracking_uri, owner)
         tracker.start([*([PRETRAINING] if study.pretraining else []), *(arm.name for arm in study.arms)])
         try:
+            claims.make(greater_is_better=study.greater_is_better)
             folder.freeze(study)
             console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
             listeners = Listeners(tracker, folder.path)
             board = Board(
                 study,
-                storage=storage.open_storage(folder.path, storage_url),
+                storage=memory,
                 ledger=folder.ledger,
                 data=prepared.data,
                 class_names=prepared.dataset.class_names,
@@ -258,7 +266,17 @@ def _metrics(arm: answers.ArmAnswer, metric: str) -> dict[str, float]:
     return {k: float(v) for k, v in values.items() if v is not None and v == v}
 
 
-def _tracker(prepared: Prepared, uri: str | None) -> Tracker:
+def _owner(folder: StudyFolder, study: Study, *, begun: bool) -> Owner:
+    return Owner(
+        study=study.name,
+        identity=folder.identity(),
+        place=f"{platform.node()}:{folder.path}",
+        begun=begun,
+        known=lambda: frozenset(row.identity for row in folder.ledger.trials()),
+    )
+
+
+def _tracker(prepared: Prepared, uri: str | None, owner: Owner) -> Tracker:
     study, dataset = prepared.study, prepared.dataset
     description: dict[str, Any] = {
         "name": dataset.name,
@@ -276,4 +294,5 @@ def _tracker(prepared: Prepared, uri: str | None) -> Tracker:
         tracking_uri=uri,
         spec_json=study.to_json(),
         dataset=description,
+        owner=owner,
     )
