@@ -208,4 +208,5 @@ def _summary(made: plan.Plan) -> str:
     stops = f"; trials may stop early at iteration {rungs}" if rungs and searches else ""
     shared = f" after {made.pretrainings} shared pre-trainings" if made.pretrainings else ""
     sharing = f" {made.sharing}" if made.sharing else ""
-    return f"{made.study}: {made.trials} trials{shared}{time}{stops}.{sharing}"
+    search = f" Search: {made.search}" if made.search else ""
+    return f"{made.study}: {made.trials} trials{shared}{time}{stops}.{sharing}{search}"
