@@ -65,11 +65,12 @@ CpusOption = Annotated[
     typer.Option("--cpus-per-trial", envvar="STUDY_CPUS_PER_TRIAL", help="CPUs, and threads, of a trial."),
 ]
 GpusOption = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--gpus-per-trial",
         envvar="STUDY_GPUS_PER_TRIAL",
-        help="Fractions share a GPU; default 1 if there is one.",
+        metavar="NUMBER|auto",
+        help="Fractions share a GPU; auto measures how many; default 1 if there is one.",
     ),
 ]
 ConcurrentOption = Annotated[
@@ -167,6 +168,7 @@ def plan(
     set_: SetOption = None,
     home: HomeOption = "runs",
     cpus_per_trial: CpusOption = 1.0,
+    gpus_per_trial: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
@@ -177,7 +179,7 @@ def plan(
     from study import commands
 
     study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=None)
-    commands.show_plan(study, home, cpus_per_trial, max_concurrent, format_.value, out)
+    commands.show_plan(study, home, cpus_per_trial, gpus_per_trial, max_concurrent, format_.value, out)
 
 
 @app.command()
@@ -213,7 +215,9 @@ def run(
 
     study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=fork)
     if dry_run:
-        commands.show_plan(study, home, cpus_per_trial, max_concurrent, "table", out, storage_path)
+        commands.show_plan(
+            study, home, cpus_per_trial, gpus_per_trial, max_concurrent, "table", out, storage_path
+        )
         return
     machine = commands.machine(
         address, cpus_per_trial, gpus_per_trial, max_concurrent, dashboard, trial_timeout

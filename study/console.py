@@ -26,7 +26,7 @@ LINE_EVERY = 20.0
 class Screen:
     """Draws the board at most twice a second, on the terminal that the run was started from."""
 
-    def __init__(self, console: Console, board: Board, slots: int) -> None:
+    def __init__(self, console: Console, board: Board, slots: Callable[[], int]) -> None:
         self.console, self.board, self.slots = console, board, slots
         self.progress = Progress(board)
         self._stop = threading.Event()
@@ -56,7 +56,7 @@ class Screen:
 
     def _line(self) -> Text:
         done, planned = self.progress.trials()
-        return Text(f"{done}/{planned} trials · {self.progress.eta(self.slots)} · best {self._leaders()}")
+        return Text(f"{done}/{planned} trials · {self.progress.eta(self.slots())} · best {self._leaders()}")
 
     def _leaders(self) -> str:
         """The best value of each arm; of many arms, those of the leading ones."""
@@ -77,7 +77,7 @@ class Screen:
             table.add_column(header, justify="right")
         for name, arm in self.board.arms.items():
             table.add_row(Text(name), *self._cells(arm))
-        state = Text(f"{done} of {planned} trials done · {self.progress.eta(self.slots)}", style="bold")
+        state = Text(f"{done} of {planned} trials done · {self.progress.eta(self.slots())}", style="bold")
         running = Text(self._running(), style="dim", no_wrap=True, overflow="ellipsis")
         return Group(table, state, running)
 

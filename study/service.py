@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from rich.text import Text
 
 from search_spaces import UserError
 from study import answer as answers
-from study import datasets, engine, plan, ray_network, storage, storage_path
+from study import datasets, engine, gpu_sharing, plan, ray_network, ray_probe, storage, storage_path
 from study.answer import Answer
 from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
+from study.capacity import Capacity
 from study.console import Screen, introduction
 from study.engine import Machine
 from study.home import Home, StudyFolder, agree
+from study.ownership import Claims, Owner
 from study.pictures import learning_curves
 from study.pretraining import Networks
 from study.results import TrialRow
@@ -65,7 +68,14 @@ class Prepared:
     def networks(self) -> Networks:
         return Networks(self.home.networks, self.store.child(self.home.networks.name))
 
-    def plan(self, *, slots: int = 1, speed: Mapping[str, float] | None = None) -> plan.Plan:
+    def plan(
+        self,
+        *,
+        slots: int = 1,
+        speed: Mapping[str, float] | None = None,
+        gpus: float = 0.0,
+        sharing: str = "",
+    ) -> plan.Plan:
         networks = self.networks()
         return plan.make(
             self.study,
@@ -76,6 +86,8 @@ class Prepared:
                 t for key, t in plan.pretrainings(self.study, self.data).items() if not networks.has(key)
             ],
             speed=speed,
+            gpus_per_trial=gpus,
+            sharing=sharing,
         )
 
 
@@ -138,7 +150,7 @@ class Listeners:
                 engine.trial_folder(self.place, row.key).hasty().delete(CHECKPOINT)
 
     def _bring_home(self, key: str) -> None:
-        """The pictures of the report, where trials leave them elsewhere: whoever reads it has the home alone."""
+        """The report's pictures, where trials leave them elsewhere: its readers have the home alone."""
         theirs, own = engine.trial_folder(self.place, key), engine.trial_folder(self.own, key)
         if theirs.uri != own.uri:
             with contextlib.suppress(OSError, StoreAwayError):
@@ -178,10 +190,16 @@ def run(
         frozen = folder.frozen()
         if frozen is not None:
             agree(frozen, study)
-        tracker = _tracker(prepared, tracking_uri)
+        memory = storage.open_storage(folder.path, storage_url)
+        owner = _owner(folder, study, begun=frozen is not None)
+        # A database in the folder is the folder's; of another nothing is taken before MLflow agrees, too.
+        claims = Claims(memory, owner, [arm.name for arm in study.arms] if storage_url else [])
+        claims.check()
+        tracker = _tracker(prepared, tracking_uri, owner)
         tracker.start([*([PRETRAINING] if study.pretraining else []), *(arm.name for arm in study.arms)])
         try:
             storage_path.remember(folder, prepared.store)
+            claims.make(greater_is_better=study.greater_is_better)
             folder.freeze(study)
             console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
             if prepared.store.uri != str(prepared.home.path):
@@ -189,7 +207,7 @@ def run(
             listeners = Listeners(tracker, prepared.place, Store.at(folder.path), Path(room))
             board = Board(
                 study,
-                storage=storage.open_storage(folder.path, storage_url),
+                storage=memory,
                 ledger=folder.ledger,
                 data=prepared.data,
                 class_names=prepared.dataset.class_names,
@@ -215,13 +233,28 @@ def _work(prepared: Prepared, board: Board, machine: Machine, console: Console, 
             machine, slots = engine.connect(machine, storage_path.witness(folder, prepared.store))
             line = ray_network.reach(machine.address, dashboard=machine.dashboard)
             console.print(Text(line), soft_wrap=True)
-            with Screen(console, board, slots):
+            if machine.measure_gpus:
+                machine, reason = share_gpus(prepared, machine)
+                slots = Capacity(machine, slots.witness)
+                console.print(Text(reason), soft_wrap=True)
+            with Screen(console, board, lambda: slots.here):
                 engine.run(board, machine, slots, folder.path, place=prepared.place, trainable=trainable)
         finally:
             engine.disconnect()
     board.write()
     if not board.finished():
         raise RuntimeError(f"Ray Tune ended before the study did; see {folder.path / 'ray.log'}.")
+
+
+def share_gpus(prepared: Prepared, machine: Machine) -> tuple[Machine, str]:
+    """Measures what a trial takes of a GPU, with Ray running: the settled machine, and why."""
+    study = prepared.study
+    return ray_probe.settle(
+        machine,
+        gpu_sharing.samples(study, prepared.data),
+        prepared.home.cache,
+        gpu_sharing.most_at_once(study),
+    )
 
 
 def answer_of(study: Study, folder: StudyFolder) -> Answer:
@@ -286,7 +319,17 @@ def _metrics(arm: answers.ArmAnswer, metric: str) -> dict[str, float]:
     return {k: float(v) for k, v in values.items() if v is not None and v == v}
 
 
-def _tracker(prepared: Prepared, uri: str | None) -> Tracker:
+def _owner(folder: StudyFolder, study: Study, *, begun: bool) -> Owner:
+    return Owner(
+        study=study.name,
+        identity=folder.identity(),
+        place=f"{platform.node()}:{folder.path}",
+        begun=begun,
+        known=lambda: frozenset(row.identity for row in folder.ledger.trials()),
+    )
+
+
+def _tracker(prepared: Prepared, uri: str | None, owner: Owner) -> Tracker:
     study, dataset = prepared.study, prepared.dataset
     description: dict[str, Any] = {
         "name": dataset.name,
@@ -304,4 +347,5 @@ def _tracker(prepared: Prepared, uri: str | None) -> Tracker:
         tracking_uri=uri,
         spec_json=study.to_json(),
         dataset=description,
+        owner=owner,
     )

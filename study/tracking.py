@@ -17,6 +17,7 @@ from search_spaces import UserError
 from study.delivery import Delivery, reason_of
 from study.masking import masked, scrubbed
 from study.mlflow_runs import ENVIRONMENT, SQLITE, Runs, is_trouble
+from study.ownership import Owner
 from study.results import TrialRow
 from study.run_format import Point, clean, now, run_name
 from study.tracked_runs import ArmRuns, Artifacts, TrialRuns
@@ -34,6 +35,7 @@ class Tracker:
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, else a SQLite file in `home`.
         spec_json: the frozen study, kept as artifact spec.json of every arm.
         dataset: name, fingerprint, path, num_images, num_cases.
+        owner: the study's folder, as servers know it.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Tracker:
         tracking_uri: str | None,
         spec_json: str,
         dataset: Mapping[str, Any],
+        owner: Owner,
     ) -> None:
         home = home.absolute()
-        uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home / 'mlflow.db'}"
+        named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        uri = named or f"{SQLITE}{home / 'mlflow.db'}"
         self.uri = masked(uri)
         """Where the runs are, without the password."""
         tags = {
@@ -57,7 +61,8 @@ class Tracker:
             "mlflow.experiment.primaryMetric.greaterIsBetter": str(greater_is_better),
             "mlflow.note.content": question,
         }
-        self._open = partial(Runs, uri, study, tags, home / "mlartifacts" / study, spec_json, dataset)
+        place, shared = home / "mlartifacts" / study, named is not None
+        self._open = partial(Runs, uri, study, tags, place, spec_json, dataset, owner, shared)
         self._reason = lambda error: scrubbed(reason_of(error), uri)
         self._metric = metric
         self._arms: ArmRuns
@@ -68,7 +73,8 @@ class Tracker:
         """Open MLflow, create or find the experiment and the arms' runs. The one call that waits.
 
         Raises:
-            UserError: the address does not answer (after about five seconds) or refuses.
+            UserError: the address does not answer (after about five seconds) or refuses, or others share it
+                and the study there is another folder's.
         """
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -78,6 +84,8 @@ class Tracker:
             self._arms.load()
             for arm in arms:
                 self._arms.run_of(arm)
+        except UserError:
+            raise
         except Exception as error:  # of network, database or disk, under whatever name the client raises it
             raise UserError(
                 f"MLflow at {self.uri} cannot be used ({self._reason(error)}): start that server, correct "

@@ -90,7 +90,8 @@ class StudyTrainable(tune.Trainable):
             if result.get("failure") == failures.OUT_OF_MEMORY:
                 result = self._with_less_memory(result)
         if result["state"] != "running":
-            self.last = result
+            self.last, self.training = result, None
+            self._free()  # while it waits for another trial
         return _packed(result)
 
     def _attempt(self) -> dict[str, Any]:

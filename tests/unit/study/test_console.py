@@ -34,7 +34,7 @@ def train(board, world, job):
 
 def picture(board, width=80):
     console = Console(record=True, width=width, file=io.StringIO())
-    console.print(Screen(console, board, slots=2)._view())
+    console.print(Screen(console, board, slots=lambda: 2)._view())
     return console.export_text()
 
 
@@ -142,14 +142,14 @@ def test_names_are_taken_literally():
     board = half_done(a_study(arms=[arm], lookahead=4), World(), ended=1)
     text = picture(board)
     assert text.count("[red]x[/red] [b]") == 3
-    screen = Screen(Console(record=True, file=io.StringIO()), board, 1)
+    screen = Screen(Console(record=True, file=io.StringIO()), board, lambda: 1)
     screen.console.print(screen._line())
     assert "[red]x[/red] [b]" in screen.console.export_text()
 
 
 def test_without_a_terminal_there_is_one_line_at_the_end():
     file = io.StringIO()
-    with Screen(Console(file=file, width=80), half_done(a_study(rungs=()), World()), 2):
+    with Screen(Console(file=file, width=80), half_done(a_study(rungs=()), World()), lambda: 2):
         pass
     lines = file.getvalue().splitlines()
     assert len(lines) == 1
@@ -160,7 +160,7 @@ def test_without_a_terminal_there_is_one_line_at_the_end():
 def test_the_last_picture_stays_on_a_terminal():
     file = io.StringIO()
     console = Console(file=file, width=80, force_terminal=True, color_system=None)
-    with Screen(console, half_done(a_study(rungs=()), World()), 2):
+    with Screen(console, half_done(a_study(rungs=()), World()), lambda: 2):
         pass
     assert "4 of 42 trials done" in file.getvalue().splitlines()[-2]
 
@@ -178,11 +178,11 @@ def test_a_line_about_many_arms_names_the_leaders():
     arms = [shared.statistic(f"arm {n}", 5) for n in range(MOST_ARMS + 1)]
     world = World()
     board = world.board(a_study(arms=arms, trials=1))
-    assert "best - (0 of 7 arms have one)" in Screen(Console(), board, slots=2)._line().plain
+    assert "best - (0 of 7 arms have one)" in Screen(Console(), board, slots=lambda: 2)._line().plain
     world.run(a_study(arms=arms, trials=1))
-    line = Screen(Console(), world.board(a_study(arms=arms, trials=1)), slots=2)._line().plain
+    line = Screen(Console(), world.board(a_study(arms=arms, trials=1)), slots=lambda: 2)._line().plain
     assert line.count("arm ") == 3
     assert line.endswith("(7 of 7 arms have one)")
-    few = Screen(Console(), world.board(a_study(arms=arms[:2], trials=1)), slots=2)._line().plain
+    few = Screen(Console(), world.board(a_study(arms=arms[:2], trials=1)), slots=lambda: 2)._line().plain
     assert "arm 0 0." in few
     assert "arm 1 0." in few

@@ -281,6 +281,7 @@ def test_reuse_forgets_the_trial_before(place: Place) -> None:
     assert reused.reset(place.config(diverging))
     assert before() is None  # its memory is free for the next
     assert to_its_end(reused)[-1]["state"] == "diverged"
+    assert reused.training is None  # while it waits for the next, too
     assert reused.reset(place.config(other))
     reports = to_its_end(reused)
     assert len(reports) == 3
