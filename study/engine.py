@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from typing import Any
 from search_spaces import UserError
 from study.board import Board, Job
 from study.capacity import Capacity
+from study.gauges import Gauges
 from study.masking import holds_secret
 from study.pretraining import NETWORK
 from study.stopping import Orders, end_now, stop_on_signal
 from trainables.metrics import METRICS
 from trainables.store import Store
+from trainables.titles import title
 
 WATCH_EVERY = 2.0
 """Seconds between two looks at whether the cluster still has a node, and which of them are about to go."""
@@ -144,6 +146,7 @@ def run(
     folder: of the study, in the home; place: where its trials leave their files, and all workers see them.
     """
     from ray import tune
+    from ray.util.metrics import Gauge
 
     from study.ray_adapters import BoardScheduler, BoardSearcher
 
@@ -155,12 +158,14 @@ def run(
     # A driver of another home may run a study of this name in the same store: each gives its own orders.
     ours = None if place.is_local else place.child("orders", uuid.uuid4().hex)
     orders = Orders(scratch / "orders", copied_to=ours)
+    gauges = Gauges(board.study.name, board.study.metric, Gauge)
 
     def config_of(job: Job) -> dict[str, Any]:
         start = job.trial.pretraining
         return {
             "trial": job.trial.to_dict(),
             "key": job.row.key,
+            "study": board.study.name,
             "folder": trial_folder(place, job.row.key).uri,
             "cache": str(folder.parent / "cache"),
             "metric": board.study.metric,
@@ -194,7 +199,11 @@ def run(
     )
     try:
         # The signals again: Ray put its own handlers in their place when it started.
-        with _quiet(folder / "ray.log"), _while_a_node_lives(orders, slots), stop_on_signal(board, orders):
+        with (
+            _quiet(folder / "ray.log"),
+            _while_a_node_lives(orders, slots, lambda: gauges.tell(list(board.running.values()))),
+            stop_on_signal(board, orders),
+        ):
             tuner.fit()
     except BoardError as carrier:
         raise carrier.error from None
@@ -209,8 +218,9 @@ def trial_folder(place: Store, key: str) -> Store:
 
 
 def _trial_name(trial: Any) -> str:
-    arm, phase, number = trial.config.get("job", ("trial", "", trial.trial_id))
-    return f"{arm} · {phase} {number}"
+    if "job" not in trial.config:  # Tune asks for a first name before there is a configuration
+        return str(trial.trial_id)
+    return title(trial.config["job"], trial.config["trial"]["seed"])
 
 
 @contextlib.contextmanager
@@ -242,10 +252,10 @@ class BoardError(BaseException):
 
 
 @contextlib.contextmanager
-def _while_a_node_lives(orders: Orders, slots: Capacity) -> Iterator[None]:
+def _while_a_node_lives(orders: Orders, slots: Capacity, tell: Callable[[], None]) -> Iterator[None]:
     """Tune would wait for ever for a cluster that lost its last node. Raises RuntimeError instead.
 
-    As long as nodes live, they are counted.
+    As long as nodes live, they are counted; at every look `tell` is called.
 
     The workers of a node that is being drained are told to leave: `ray start --block` that gets SIGTERM, and
     autoscalers that give a machine back, do that before they end Ray's processes there (30 s, Ray 2.60).
@@ -257,6 +267,7 @@ def _while_a_node_lives(orders: Orders, slots: Capacity) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(WATCH_EVERY):
+            tell()
             if not any(node["Alive"] for node in ray.nodes()):
                 lost.set()
                 end_now()

@@ -16,7 +16,18 @@ from rich.text import Text
 
 from search_spaces import UserError
 from study import answer as answers
-from study import datasets, engine, gpu_sharing, plan, ray_network, ray_probe, storage, storage_path
+from study import (
+    datasets,
+    engine,
+    gpu_sharing,
+    notes,
+    plan,
+    ray_network,
+    ray_probe,
+    storage,
+    storage_path,
+    stores,
+)
 from study.answer import Answer
 from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
@@ -201,6 +212,7 @@ def run(
             storage_path.remember(folder, prepared.store)
             claims.make(greater_is_better=study.greater_is_better)
             folder.freeze(study)
+            stores.remember(folder.path, tracker.elsewhere, storage_url)
             console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
             if prepared.store.uri != str(prepared.home.path):
                 console.print(Text(f"Trials and networks: {prepared.store.shown()}"), soft_wrap=True)
@@ -237,7 +249,8 @@ def _work(prepared: Prepared, board: Board, machine: Machine, console: Console, 
                 machine, reason = share_gpus(prepared, machine)
                 slots = Capacity(machine, slots.witness)
                 console.print(Text(reason), soft_wrap=True)
-            with Screen(console, board, lambda: slots.here):
+            dashboard = ray_network.dashboard_url(expected=machine.dashboard or machine.address is not None)
+            with Screen(console, board, lambda: slots.here, folder.path, dashboard=dashboard):
                 engine.run(board, machine, slots, folder.path, place=prepared.place, trainable=trainable)
         finally:
             engine.disconnect()
@@ -348,4 +361,5 @@ def _tracker(prepared: Prepared, uri: str | None, owner: Owner) -> Tracker:
         spec_json=study.to_json(),
         dataset=description,
         owner=owner,
+        arms={arm.name: notes.of_arm(study, arm) for arm in study.arms},
     )

@@ -94,7 +94,8 @@ class ToyTrainable(tune.Trainable):
         value = toy_value(weight, trial["protocol"]["learning_rate"], iteration / points[-1])
         value += 0.001 * (trial["seed"] % 7)
         seconds = 0.01 * len(self.curve)
-        self.curve.append({"iteration": iteration, "seconds": seconds, metric: value, "loss_total": 1.0})
+        times = {"seconds": seconds, "training_seconds": seconds}
+        self.curve.append({"iteration": iteration, **times, metric: value, "loss_total": 1.0})
         self.state = "finished" if iteration == points[-1] else "running"
         self.store.write(CHECKPOINT, json.dumps({"curve": self.curve, "state": self.state}).encode())
         if self.state == "finished" and "samples" in self.orders:
