@@ -14,7 +14,7 @@ from rich.text import Text
 
 from search_spaces import UserError
 from study import answer as answers
-from study import datasets, engine, plan, ray_network, storage
+from study import conclusion, datasets, engine, plan, ray_network, storage
 from study.answer import Answer
 from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
@@ -172,17 +172,7 @@ def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder,
 
 def answer_of(study: Study, folder: StudyFolder) -> Answer:
     """The answer as far as the ledger goes. Reads nothing else."""
-    ledger = folder.ledger
-    return answers.build(
-        study.name,
-        study.metric,
-        [arm.name for arm in study.arms],
-        study.compared(),
-        study.num_replicates,
-        ledger.trials(),
-        ledger.cases(),
-        study.watch,
-    )
+    return conclusion.of_study(study, folder.ledger.trials(), folder.ledger.cases())
 
 
 def _conclude(prepared: Prepared, board: Board, tracker: Tracker, console: Console) -> Answer:
