@@ -1,4 +1,4 @@
-"""The example notebook: it runs from its first cell to its last on a finished study, and shows what it says."""
+"""The example notebook: it runs from its first cell to its last on a finished study and shows the answer."""
 
 from __future__ import annotations
 
