@@ -236,6 +236,7 @@ class Board:
     def end(self, job: Job, result: Mapping[str, Any], state: str, reason: str = "") -> None:
         """Writes down how a job ended: ledger, Optuna, then whoever listens."""
         details = {**job.row.details, "host": result.get("host", ""), "trace": result.get("trace", "")}
+        details["machine"] = result.get("machine", {})
         if result.get("micro_batches", 1) > 1:  # each with a batch normalisation of its own
             details["micro_batches"] = result["micro_batches"]
         if job.id in self.losses.history:

@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -342,23 +343,33 @@ def status(name: Name, home: HomeOption = "runs", format_: FormatOption = Format
 
 
 @app.command()
-def report(name: Name, home: HomeOption = "runs", format_: FormatOption = Format.table) -> None:
-    """The answer of a study, from its ledger.
+def report(
+    name: Name,
+    home: HomeOption = "runs",
+    format_: FormatOption = Format.table,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for the page; default: HOME/NAME/report.")
+    ] = None,
+) -> None:
+    """The answer of a study, from its ledger, and its report.
 
-    Example: python -m study report ablation_pixels --format markdown
+    The report is one page, report.html, beside its tables: report.md, arms.tex, pairs.tex. With --format json
+    or markdown the answer is only printed, unless --output is given.
+
+    Example: python -m study report ablation_pixels
     """
     from study import answer as answers
-    from study import service
+    from study import roof
     from study.home import Home
 
-    folder = Home.at(home).existing(name)
-    study = folder.frozen()
-    assert study is not None
-    answer = service.answer_of(study, folder)
+    made = roof.Report(Home.at(home).existing(name))
+    answer = made.answer
     if format_ is Format.table:
         out.print(answers.to_table(answer))
     else:
         typer.echo(answers.to_json(answer) if format_ is Format.json else answers.to_markdown(answer))
+    if format_ is Format.table or output is not None:
+        made.publish(output)
     raise typer.Exit(ANSWERED if answer.complete else NO_ANSWER)
 
 

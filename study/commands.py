@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces import UserError
-from study import datasets, discovery, jobs, names, overrides, plan, service, targets
+from study import datasets, discovery, jobs, names, overrides, plan, roof, service, targets
 from study.console import duration
 from study.engine import Machine, available_cores
 from study.home import Home, agree
@@ -96,6 +96,7 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. Everything finished is kept; the same command continues.\n")
         return 1
+    roof.Report(prepared.folder).publish()
     return 0 if answer.complete else 1
 
 

@@ -168,6 +168,13 @@ def _scored(confirmed: Sequence[TrialRow], cases: Sequence[CaseRow]) -> list[Cas
     ]
 
 
+def case_scores(
+    metric: str, arms: Sequence[str], trials: Sequence[TrialRow], cases: Sequence[CaseRow]
+) -> dict[str, dict[str, float]]:
+    """What each case scored in each arm: the values that intervals and verdicts of `build` are made of."""
+    return {arm: _by_case(_scored(confirmations(arm, trials), cases), metric) for arm in arms}
+
+
 def _by_case(rows: Sequence[CaseRow], metric: str) -> dict[str, float]:
     values = [float(getattr(row, metric)) for row in rows]
     ids, means = case_means(values, [row.case_id for row in rows], [row.replicate for row in rows])

@@ -24,7 +24,7 @@ import torch
 from ray import tune
 
 from search_spaces import UserError
-from trainables import failures, samples, saved
+from trainables import failures, machine, samples, saved
 from trainables.data.dataset import Dataset, open_dataset
 from trainables.failures import DataError, NotFiniteError, TimeLimitError
 from trainables.loop import InterruptionError, Training
@@ -270,6 +270,7 @@ class StudyTrainable(tune.Trainable):
             "curve": self.curve,
             "cases": [],
             "host": platform.node(),
+            "machine": machine.facts(gpus=self.settings["gpus"] or 0.0, threads=self.settings["threads"]),
             "reason": "",
             "failure": "",
             "micro_batches": self.parts,

@@ -89,6 +89,7 @@ ALLOWED = {
         "importlib.import_module(f'trainables.flips.{name}')",
         "importlib.import_module(f'trainables.flips.{name}')",
     ],
+    "dashboards/report.py": ["importlib.import_module(f'dashboards.sections.{name}')"],
     "study/discovery.py": ["importlib.import_module(f'study.studies.{name}')"],
     # Callbacks of SQLAlchemy, no sockets.
     "study/storage.py": [
