@@ -1,4 +1,4 @@
-"""Debian's chromium, driven by selenium: what a page shows, what it asks the network for, what it complains of."""
+"""Debian's chromium, driven by selenium: what a page shows, asks the network for, and complains of."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PATIENCE = 180.0
 
 PROGRAMS = ("chromium", "chromedriver")
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
-    "--force-device-scale-factor=1", "--lang=en-US",
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-extensions", "--force-device-scale-factor=1", "--lang=en-US",
     # Whatever a page asks for, nothing leaves this machine.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
@@ -39,10 +39,10 @@ def absent() -> list[str]:
 class Browser:
     """One window with a profile of its own in `folder`."""
 
-    def __init__(self, folder: Path, *, javascript: bool = True, size: tuple[int, int] = (1400, 1000)) -> None:
+    def __init__(self, folder: Path, *, javascript: bool = True) -> None:
         options = Options()
         options.binary_location = shutil.which("chromium") or ""
-        for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={size[0]},{size[1]}"):
+        for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000"):
             options.add_argument(flag)
         if not javascript:
             options.add_experimental_option("prefs", NO_JAVASCRIPT)
@@ -88,6 +88,11 @@ class Browser:
         """With line breaks as shown."""
         return self.one(css).text
 
+    def linked(self, text: str) -> WebElement:
+        """The first shown link whose text begins like that, waited for."""
+        links = lambda: (e for e in self.all("a") if e.text.startswith(text) and e.is_displayed())  # noqa: E731
+        return self.until(lambda: next(links(), None), f"no link says {text!r}")
+
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
@@ -95,6 +100,14 @@ class Browser:
         """The reader's setting: "light" or "dark"."""
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    def resize(self, width: int | None) -> None:
+        """What the page takes for the window's width, in CSS pixels; None for what it is."""
+        if width is None:
+            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        else:
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def requests(self) -> list[str]:
         """Addresses that were asked for since the last look."""

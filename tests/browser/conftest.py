@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,6 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200",
 }  # fmt: skip
 _PAGE = re.compile(r"^(MLflow|optuna-dashboard): (http://\S+)", re.MULTILINE)
-
-Open = Callable[..., Browser]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,14 +49,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_report(home: Path, name: str) -> Path:
+    """The page that `study report` makes."""
+    subprocess.run(
+        command("report", name, "--home", str(home)), cwd=ROOT, env=ENVIRONMENT, check=True, timeout=300,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    return home / name / "report" / "report.html"
+
+
 @pytest.fixture(scope="session")
 def report(home: Path) -> Path:
-    """The page of the study."""
-    subprocess.run(
-        command("report", STUDY, "--home", str(home)), cwd=ROOT, env=ENVIRONMENT, check=True, timeout=300,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    return home / STUDY / "report" / "report.html"
+    return write_report(home, STUDY)
 
 
 @pytest.fixture(scope="session")
@@ -84,17 +86,9 @@ def pages(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.fixture
-def browse(tmp_path: Path) -> Iterator[Open]:
-    """Opens windows; none outlives the test."""
-    opened: list[Browser] = []
-
-    def begin(*, javascript: bool = True, size: tuple[int, int] = (1400, 1000)) -> Browser:
-        folder = tmp_path / str(len(opened))
-        folder.mkdir()
-        opened.append(Browser(folder, javascript=javascript, size=size))
-        return opened[-1]
-
-    yield begin
-    for one in opened:
-        one.close()
+@pytest.fixture(scope="session")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One for all tests, which open their page in it anew."""
+    browser = Browser(tmp_path_factory.mktemp("window"))
+    yield browser
+    browser.close()
