@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 SQLITE = "sqlite:///"
-_PAGE, _METRICS_PER_BATCH, _ENTRIES_PER_BATCH = 1000, 1000, 100
+_PAGE, _METRICS_PER_BATCH, _ENTRIES_PER_BATCH = 1000, 900, 100  # together at most 1000 in one request
 
 
 class Runs:
@@ -125,20 +125,26 @@ class Runs:
 
     def complete_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """Log the parameters that the run lacks; those it has cannot be changed."""
+        known = self._client.get_run(run_id).data.params
+        self.log_parameters(run_id, {key: text for key, text in parameters.items() if key not in known})
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """Log parameters of which the run has none."""
         from mlflow.entities import Param
 
-        known = self._client.get_run(run_id).data.params
-        entries = [Param(key, text) for key, text in parameters.items() if key not in known]
+        entries = [Param(key, text) for key, text in parameters.items()]
         for part in chunks(entries, _ENTRIES_PER_BATCH):
             self._client.log_batch(run_id, params=part)
 
-    def log(self, run_id: str, points: Sequence[Point]) -> None:
-        """Append points."""
-        from mlflow.entities import Metric
+    def log(self, run_id: str, points: Sequence[Point], tags: Mapping[str, str] | None = None) -> None:
+        """Append points, and set a few tags in the same request."""
+        from mlflow.entities import Metric, RunTag
 
         entries = [Metric(point.metric, point.value, point.milliseconds, point.step) for point in points]
-        for part in chunks(entries, _METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=part)
+        marks = [RunTag(key, text[:LONGEST_TAG]) for key, text in (tags or {}).items()]
+        parts = list(chunks(entries, _METRICS_PER_BATCH)) or ([[]] if marks else [])
+        for part in parts:
+            self._client.log_batch(run_id, metrics=part, tags=marks if part is parts[-1] else ())
 
     def logged(self, run_id: str) -> set[tuple[str, int]]:
         """(metric, step) of every point of the run."""

@@ -166,6 +166,7 @@ def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder,
                 engine.run(board, machine, slots, folder.path, trainable=trainable)
         finally:
             engine.disconnect()
+    board.write()
     if not board.finished():
         raise RuntimeError(f"Ray Tune ended before the study did; see {folder.path / 'ray.log'}.")
 

@@ -165,8 +165,7 @@ class TrialRuns:
     def end(self, row: TrialRow, artifacts: Artifacts = ()) -> None:
         """Everything the row knows and the run lacks; the status last, for it says that the rest is there."""
         trial = self._trial(row)
-        self._log_new(trial, points_of(row, self._metric))
-        self._runs.tag(trial.run_id, state_tags(row))
+        self._log_new(trial, points_of(row, self._metric), state_tags(row))
         self._runs.attach(trial.run_id, artifacts)
         self._runs.end(trial.run_id, STATUS[row.state], int(1000 * row.finished))
         trial.status, trial.state, trial.logged = STATUS[row.state], row.state, None
@@ -221,14 +220,15 @@ class TrialRuns:
                 self._looked, self._unheard = False, True
                 raise
             trial = self._all()[row.identity] = _Trial(run_id, "RUNNING", row.state, set())
-        if row.key not in self._live:
+            self._runs.log_parameters(run_id, all_parameters(row))
+        elif row.key not in self._live:
             self._runs.complete_parameters(trial.run_id, all_parameters(row))
         return trial
 
-    def _log_new(self, trial: _Trial, points: list[Point]) -> None:
+    def _log_new(self, trial: _Trial, points: list[Point], tags: Tags | None = None) -> None:
         if trial.logged is None:
             trial.logged = self._runs.logged(trial.run_id)
         fresh = first_of_each(points, trial.logged)
         logged, trial.logged = trial.logged, None  # asked for again should the answer be lost
-        self._runs.log(trial.run_id, fresh)
+        self._runs.log(trial.run_id, fresh, tags)
         trial.logged = logged | {(point.metric, point.step) for point in fresh}

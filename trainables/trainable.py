@@ -260,6 +260,7 @@ class StudyTrainable(tune.Trainable):
         predictions = training.predict(rows)
         scores = training.scores_of(predictions, rows)
         samples.draw(self._folder() / SAMPLES, training, predictions)
+        samples.leave(self._folder(), training, predictions, scores, self.settings["metric"])
         return [dataclasses.asdict(score) for score in scores]
 
     def _result(self, state: str) -> dict[str, Any]:

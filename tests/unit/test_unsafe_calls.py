@@ -59,6 +59,7 @@ ALLOWED = {
         "np.load(folder / 'stored_shapes.npy', allow_pickle=False)",
         "np.load(folder / 'stored_spacing_mm.npy', allow_pickle=False)",
     ],
+    "trainables/gallery.py": ["np.load(path, allow_pickle=False)"],
     "trainables/data/arrays.py": [
         "np.load(path, allow_pickle=False)",
         # Its directory is read, and headers of members; nothing is unpacked.

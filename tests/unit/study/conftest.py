@@ -227,7 +227,9 @@ def make_dangerous(board: Board, danger: Callable[[], None]) -> None:
 
     board.ledger = type("Risky", (), {"append": staticmethod(risky_append), "trials": ledger.trials})()
     for arm in board.arms.values():
-        arm.store.tell = risky(arm.store.tell, danger)  # type: ignore[method-assign]
+        arm.store.changed = risky(arm.store.changed, danger)  # type: ignore[method-assign]
+        arm.store.store.add = risky(arm.store.store.add, danger)  # type: ignore[method-assign]
+        arm.store.store.tell = risky(arm.store.store.tell, danger)  # type: ignore[method-assign]
 
 
 def risky(call: Callable[..., None], danger: Callable[[], None]) -> Callable[..., None]:

@@ -201,7 +201,9 @@ def test_status_and_report_of_a_study_that_has_begun(call, home, form):
         assert json.loads(result.stdout)["running"] == 0
     assert max(map(len, result.stdout.splitlines())) <= 80
     result = call("report", "toy", "--format", form)
-    assert (result.code, result.stderr) == (1, "")
+    page = folder.path / "report" / "report.html"
+    assert (result.code, result.stderr) == (1, f"Report: {page}\n" if form == "table" else "")
+    assert page.exists() == (form == "table")
     assert "statistic" in result.stdout
 
 

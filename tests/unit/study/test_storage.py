@@ -40,7 +40,7 @@ def storage(request, tmp_path):
 def test_every_end_is_written_as_optuna_knows_it_and_comes_back(storage):
     store = a_store(storage)
     for attempt, _, _ in EVERY_END:
-        store.add(attempt, SPACE, f"key{attempt.number}")
+        store.add(Attempt(attempt.number, attempt.parameters), SPACE, f"key{attempt.number}")
         store.report(attempt.number, 10, 0.1 * attempt.number)
         store.tell(attempt)
     trials = a_store(storage).study.get_trials()

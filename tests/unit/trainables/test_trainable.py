@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.unit.trainables.toy_data import WEAK, protocol, trial_on
-from trainables import pictures
+from trainables import gallery, pictures
 from trainables.data.dataset import Dataset
 from trainables.loop import Training
 from trainables.method import IGNORE
@@ -131,7 +131,7 @@ def test_reports_until_finished(place: Place) -> None:
     assert 0 < seconds[0] < seconds[1] < seconds[2] == last["seconds"]
     assert last["cases"] == []
     assert (last["reason"], last["trace"]) == ("", "")
-    assert not (place.folder_of(trial) / SAMPLES).exists()
+    assert [path.name for path in place.folder_of(trial).iterdir()] == [CHECKPOINT]  # a search shows nothing
 
 
 def test_reports_what_the_loop_gives(place: Place) -> None:
@@ -301,6 +301,27 @@ def test_the_test_split_is_scored_at_the_end(place: Place) -> None:
     np.testing.assert_equal(cases, scores)  # NaN equals NaN
     picture = (place.folder_of(trial) / SAMPLES).read_bytes()
     assert picture.startswith(b"\x89PNG")
+    shown = gallery.read(place.folder_of(trial) / gallery.GALLERY)
+    dice = gallery.case_values(training.score(rows), "dice")
+    assert [dice[p.case_id] for p in shown[:3]] == [
+        max(dice.values()),
+        np.median(list(dice.values())),
+        min(dice.values()),
+    ]
+    assert [p.role for p in shown] == ["best", "median", "worst", "train", "train"]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_continued_trial_leaves_the_same_gallery(place: Place, steps: int, tmp_path: Path) -> None:
+    trial = place.trial(test=True, method="partial_cross_entropy", annotation=WEAK)
+    elsewhere = Place(tmp_path / "elsewhere", place.data_folder, place.dataset)
+    to_its_end(elsewhere.start(trial))
+    interrupted = place.start(trial)
+    for _ in range(steps):
+        report(interrupted)
+    to_its_end(place.start(trial))
+    left, expected = (at.folder_of(trial) / gallery.GALLERY for at in (place, elsewhere))
+    assert left.read_bytes() == expected.read_bytes()
 
 
 def test_what_is_drawn(place: Place, undrawn: list[tuple[Any, ...]]) -> None:
