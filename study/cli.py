@@ -315,31 +315,74 @@ def stop(name: Name, home: HomeOption = "runs") -> None:
 
 
 @app.command()
-def status(name: Name, home: HomeOption = "runs", format_: FormatOption = Format.table) -> None:
-    """How far a study is, from its ledger.
+def status(
+    name: Name,
+    home: HomeOption = "runs",
+    format_: FormatOption = Format.table,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw it until its driver ends, or Ctrl-C.")] = False,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            "--interval", help="Seconds between two looks of --watch: 2; where it is no terminal 20."
+        ),
+    ] = None,
+) -> None:
+    """How far a study is, from its ledger, also while it runs.
 
     Of a submitted one also what became of its job.
 
-    Example: python -m study status ablation_pixels --format json
+    \b
+    Examples:
+      python -m study status ablation_pixels --watch
+      python -m study status ablation_pixels --format json
     """
     from study import jobs
     from study import status as view
+    from study import watch as watching
     from study.home import Home
 
     place = Home.at(home)
+    watching.check(watch, interval, format_.value)
     job = jobs.state(place.study(name))
     if job is not None and name not in place.studies():
         raise UserError(job)  # submitted and not begun
     folder = place.existing(name)
     study = folder.frozen()
     assert study is not None
-    if format_ is Format.json:
+    if watch:
+        watching.watch(folder, out, watching.every(interval, out))
+        job = jobs.state(folder)
+        out.print(Text(job or ""), soft_wrap=True, end="\n" if job else "")
+    elif format_ is Format.json:
         typer.echo(view.to_json(study, folder, job))
     elif format_ is Format.markdown:
         typer.echo(view.to_markdown(study, folder))
     else:
         out.print(view.to_table(study, folder))
         out.print(Text(job or ""), soft_wrap=True, end="\n" if job else "")
+
+
+@app.command()
+def ui(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: the latest study.")] = None,
+    home: HomeOption = "runs",
+    port: Annotated[
+        int | None, typer.Option("--port", help="Of MLflow; default 5000, or a free one.")
+    ] = None,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+) -> None:
+    """See a study in MLflow's UI and in optuna-dashboard, on this machine.
+
+    Prints their addresses and that of Ray's dashboard of a running study. Ctrl-C ends it.
+
+    Example: python -m study ui ablation_pixels
+    """
+    from study import ui as pages
+    from study.home import Home
+
+    say = functools.partial(out.print, soft_wrap=True, markup=False)
+    pages.serve(Home.at(home), name, say, port=port, tracking_uri=tracking_uri, optuna_url=optuna_storage)
 
 
 @app.command()

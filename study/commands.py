@@ -14,8 +14,8 @@ from rich.text import Text
 
 from search_spaces import UserError
 from study import datasets, discovery, jobs, names, overrides, plan, roof, service, targets
-from study.console import duration
 from study.engine import Machine, available_cores
+from study.eta import duration
 from study.home import Home, agree
 from study.spec import Study
 

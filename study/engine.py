@@ -16,15 +16,17 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search_spaces import UserError
 from study.board import Board, Job
+from study.gauges import Gauges
 from study.stopping import Orders, end_now, stop_on_signal
 from trainables.metrics import METRICS
+from trainables.titles import title
 
 WATCH_EVERY = 2.0
 """Seconds between two looks at whether the cluster still has a node, and which of them are about to go."""
@@ -197,6 +199,7 @@ def _fits(resources: Mapping[str, float], machine: Machine) -> int:
 def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: type) -> None:
     """Runs every job of the board, until it is finished or Ctrl-C (SIGTERM) asks to stop."""
     from ray import tune
+    from ray.util.metrics import Gauge
 
     from study.ray_adapters import BoardScheduler, BoardSearcher
 
@@ -204,12 +207,14 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
     scratch = folder / "ray"
     shutil.rmtree(scratch, ignore_errors=True)  # Tune's own records of an earlier run: nothing of it is read
     orders = Orders(scratch / "orders")
+    gauges = Gauges(board.study.name, board.study.metric, Gauge)
 
     def config_of(job: Job) -> dict[str, Any]:
         start = job.trial.pretraining
         return {
             "trial": job.trial.to_dict(),
             "key": job.row.key,
+            "study": board.study.name,
             "folder": str(trial_folder(folder, job.row.key)),
             "cache": str(folder.parent / "cache"),
             "metric": board.study.metric,
@@ -244,7 +249,11 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
     )
     try:
         # The signals again: Ray put its own handlers in their place when it started.
-        with _quiet(folder / "ray.log"), _while_a_node_lives(orders), stop_on_signal(board, orders):
+        with (
+            _quiet(folder / "ray.log"),
+            _while_a_node_lives(orders, lambda: gauges.tell(list(board.running.values()))),
+            stop_on_signal(board, orders),
+        ):
             tuner.fit()
     except BoardError as carrier:
         raise carrier.error from None
@@ -257,8 +266,9 @@ def trial_folder(folder: Path, key: str) -> Path:
 
 
 def _trial_name(trial: Any) -> str:
-    arm, phase, number = trial.config.get("job", ("trial", "", trial.trial_id))
-    return f"{arm} · {phase} {number}"
+    if "job" not in trial.config:  # Tune asks for a first name before there is a configuration
+        return str(trial.trial_id)
+    return title(trial.config["job"], trial.config["trial"]["seed"])
 
 
 @contextlib.contextmanager
@@ -290,8 +300,10 @@ class BoardError(BaseException):
 
 
 @contextlib.contextmanager
-def _while_a_node_lives(orders: Orders) -> Iterator[None]:
+def _while_a_node_lives(orders: Orders, tell: Callable[[], None]) -> Iterator[None]:
     """Tune would wait for ever for a cluster that lost its last node. Raises RuntimeError instead.
+
+    At every look `tell` is called.
 
     The workers of a node that is being drained are told to leave: `ray start --block` that gets SIGTERM, and
     autoscalers that give a machine back, do that before they end Ray's processes there (30 s, Ray 2.60).
@@ -303,6 +315,7 @@ def _while_a_node_lives(orders: Orders) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(WATCH_EVERY):
+            tell()
             if not any(node["Alive"] for node in ray.nodes()):
                 lost.set()
                 end_now()

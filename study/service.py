@@ -14,7 +14,7 @@ from rich.text import Text
 
 from search_spaces import UserError
 from study import answer as answers
-from study import conclusion, datasets, engine, plan, ray_network, storage
+from study import conclusion, datasets, engine, notes, plan, ray_network, storage, stores
 from study.answer import Answer
 from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
@@ -133,6 +133,7 @@ def run(
         tracker.start([*([PRETRAINING] if study.pretraining else []), *(arm.name for arm in study.arms)])
         try:
             folder.freeze(study)
+            stores.remember(folder.path, tracker.elsewhere, storage_url)
             console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
             listeners = Listeners(tracker, folder.path)
             board = Board(
@@ -162,7 +163,8 @@ def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder,
             machine, slots = engine.connect(machine, folder.path / SPEC)
             line = ray_network.reach(machine.address, dashboard=machine.dashboard)
             console.print(Text(line), soft_wrap=True)
-            with Screen(console, board, slots):
+            dashboard = ray_network.dashboard_url(expected=machine.dashboard or machine.address is not None)
+            with Screen(console, board, slots, folder.path, dashboard=dashboard):
                 engine.run(board, machine, slots, folder.path, trainable=trainable)
         finally:
             engine.disconnect()
@@ -241,4 +243,5 @@ def _tracker(prepared: Prepared, uri: str | None) -> Tracker:
         tracking_uri=uri,
         spec_json=study.to_json(),
         dataset=description,
+        arms={arm.name: notes.of_arm(study, arm) for arm in study.arms},
     )

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import UserError
+from study import notes
 from study.delivery import Delivery, reason_of
 from study.masking import masked, scrubbed
 from study.mlflow_runs import ENVIRONMENT, SQLITE, Runs, is_trouble
 from study.results import TrialRow
-from study.run_format import Point, clean, now, run_name
+from study.run_format import NOTE, Point, clean, now, run_name
 from study.tracked_runs import ArmRuns, Artifacts, TrialRuns
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Tracker:
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, else a SQLite file in `home`.
         spec_json: the frozen study, kept as artifact spec.json of every arm.
         dataset: name, fingerprint, path, num_images, num_cases.
+        arms: what is said about each arm, as Markdown.
     """
 
     def __init__(
@@ -47,19 +49,25 @@ class Tracker:
         tracking_uri: str | None,
         spec_json: str,
         dataset: Mapping[str, Any],
+        arms: Mapping[str, str] | None = None,
     ) -> None:
         home = home.absolute()
-        uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home / 'mlflow.db'}"
+        self.elsewhere = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        """The address that was given, as it stands; None: a file in the home."""
+        uri = self.elsewhere or f"{SQLITE}{home / 'mlflow.db'}"
         self.uri = masked(uri)
         """Where the runs are, without the password."""
         tags = {
             "mlflow.experiment.primaryMetric.name": clean(metric),
             "mlflow.experiment.primaryMetric.greaterIsBetter": str(greater_is_better),
-            "mlflow.note.content": question,
+            NOTE: notes.of_study(question, metric, greater_is_better=greater_is_better),
+            # Without it MLflow asks what kind of experiment this is, or takes it for one of language models.
+            "mlflow.experimentKind": "custom_model_development",
         }
         self._open = partial(Runs, uri, study, tags, home / "mlartifacts" / study, spec_json, dataset)
         self._reason = lambda error: scrubbed(reason_of(error), uri)
         self._metric = metric
+        self._notes = arms or {}
         self._arms: ArmRuns
         self._trials: TrialRuns
         self._delivery: Delivery | None = None
@@ -74,7 +82,7 @@ class Tracker:
             os.environ.setdefault(name, value)
         try:
             runs = self._open()
-            self._arms = ArmRuns(runs)
+            self._arms = ArmRuns(runs, self._notes)
             self._arms.load()
             for arm in arms:
                 self._arms.run_of(arm)

@@ -24,7 +24,7 @@ PACKAGES = ("dashboards", "study", "trainables", "search_spaces")
 WATCHED_MODULES = (
     "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "tarfile", "zipfile",
     "subprocess", "runpy", "ctypes", "code", "codeop", "pty", "multiprocessing", "http.server",
-    "socketserver",
+    "socketserver", "wsgiref",
     "xmlrpc", "webbrowser", "torch.hub", "torch.package", "torch.jit", "mlflow.pyfunc", "mlflow.pytorch",
     "mlflow.sklearn",
 )  # fmt: skip
@@ -101,6 +101,21 @@ ALLOWED = {
     "study/masking.py": ["os.execve(sys.executable, command, {**os.environ, **variables})"],
     # For SIGTERM.
     "trainables/trainable.py": ["self.requests.listen()"],
+    # MLflow's server and this program itself, without a shell; probes and pages on 127.0.0.1 alone.
+    "study/pages.py": [
+        "subprocess.Popen(self.command, env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL, "
+        "stdout=log, stderr=subprocess.STDOUT, start_new_session=True)",
+        "urllib.request.urlopen(f'{self.url}/', timeout=5)",
+        "probe.bind((HOST, port))",
+        "probe.bind((HOST, 0))",
+    ],
+    "study/ui.py": [
+        "urllib.request.urlopen(f'{page.url}/api/2.0/mlflow/experiments/get-by-name?{query}', timeout=10)"
+    ],
+    # On 127.0.0.1; answers only to this machine's names, and to requests that change nothing.
+    "study/optuna_ui.py": [
+        "make_server(HOST, port, application, server_class=_Server, handler_class=_Quiet)"
+    ],
     # Literals only: it evaluates no name and calls nothing.
     "study/overrides.py": ["ast.literal_eval(text)"],
     # On loopback (tests/ray/test_network.py); what is removed is Tune's scratch folder in the study's own.

@@ -143,11 +143,17 @@ def report(target: Tracker, number: int, *steps: int) -> None:
 
 
 def test_start_makes_experiment_and_arms(home: Path) -> None:
-    started(home).close(PATIENCE)
+    started(home, arms={"points": "what it is"}).close(PATIENCE)
     view = View(home)
+    assert view.arm("points").data.tags["mlflow.note.content"] == "what it is"
+    assert "mlflow.note.content" not in view.arm("dense").data.tags
     assert view.experiment.tags["mlflow.experiment.primaryMetric.name"] == "dice"
     assert view.experiment.tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
-    assert view.experiment.tags["mlflow.note.content"] == "Are five pixels enough?"
+    assert view.experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    note = view.experiment.tags["mlflow.note.content"]
+    assert note.startswith("**Are five pixels enough?**\n")
+    assert "by `test_dice` compares arms, by `dice` trials" in note
+    assert "(highest is best)" in note
     assert view.experiment.artifact_location == (home / "mlartifacts" / STUDY).as_uri()
     assert view.statuses() == {"points": "RUNNING", "dense": "RUNNING"}
     arm = view.arm("points")
