@@ -17,6 +17,7 @@ from rich.text import Text
 from search_spaces import UserError
 from study import answer as answers
 from study import (
+    conclusion,
     datasets,
     engine,
     gpu_sharing,
@@ -272,17 +273,7 @@ def share_gpus(prepared: Prepared, machine: Machine) -> tuple[Machine, str]:
 
 def answer_of(study: Study, folder: StudyFolder) -> Answer:
     """The answer as far as the ledger goes. Reads nothing else."""
-    ledger = folder.ledger
-    return answers.build(
-        study.name,
-        study.metric,
-        [arm.name for arm in study.arms],
-        study.compared(),
-        study.num_replicates,
-        ledger.trials(),
-        ledger.cases(),
-        study.watch,
-    )
+    return conclusion.of_study(study, folder.ledger.trials(), folder.ledger.cases())
 
 
 def _conclude(prepared: Prepared, board: Board, listeners: Listeners, console: Console) -> Answer:
