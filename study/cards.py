@@ -25,21 +25,22 @@ def study(definition: Study) -> list[Text]:
     lines = [Text(definition.question)]
     for arm in definition.arms:
         lines += [Text(), Text(arm.name, style="bold"), Text(f"  method      {arm.method}")]
-        lines.append(Text(f"  annotation  {_annotation(arm.annotation)}"))
+        lines.append(Text(f"  annotation  {annotation_words(arm.annotation)}"))
         lines += [Text(f"  fixed       {key} = {value}") for key, value in arm.settings.items()]
         lines += [Text(f"  protocol    {key} = {value}") for key, value in arm.protocol.items()]
         if arm.longer > 1:
             lines.append(Text(f"  trains      {arm.longer} x the iterations"))
         if arm.pretraining is not None:
             stage = arm.pretraining
-            lines.append(Text(f"  starts from {stage.method}, {_annotation(stage.annotation)}"))
+            lines.append(Text(f"  starts from {stage.method}, {annotation_words(stage.annotation)}"))
         lines += [Text(f"  searched    {key} in {domain}") for key, domain in arm.search.items()]
     lines += [Text(), Text("Settings:", style="bold")]
     known = overrides.keys(definition).items()
     return lines + [Text(f"  --set {key}={overrides.text_of(value)}") for key, value in known]
 
 
-def _annotation(annotation: Annotation) -> str:
+def annotation_words(annotation: Annotation) -> str:
+    """What is asked of the annotators, as far as it differs from nothing."""
     default = Annotation().to_dict()
     given = {k: v for k, v in annotation.to_dict().items() if v != default[k]}
     words = (f"{k} {', '.join(v) if isinstance(v, list) else v}" for k, v in given.items())

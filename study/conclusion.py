@@ -121,7 +121,7 @@ def build(
     volumes within a replicate, then over replicates. A structure absent from truth and prediction counts with
     its Dice and IoU of 1 and has no HD95.
     """
-    confirmed = {arm: _confirmations(arm, trials) for arm in arms}
+    confirmed = {arm: confirmations(arm, trials) for arm in arms}
     scored = {arm: _scored(confirmed[arm], cases) for arm in arms}
     problems = (_problem(arm, replicates, confirmed[arm], scored[arm], trials) for arm in arms)
     return Answer(
@@ -134,7 +134,7 @@ def build(
     )
 
 
-def _confirmations(arm: str, trials: Sequence[TrialRow]) -> list[TrialRow]:
+def confirmations(arm: str, trials: Sequence[TrialRow]) -> list[TrialRow]:
     """The last trial of each replicate, of the configuration that was confirmed last."""
     rows = sorted((t for t in trials if t.arm == arm and t.phase == "confirm"), key=lambda t: t.started)
     return list({t.number: t for t in rows if t.parameters == rows[-1].parameters}.values())
