@@ -384,7 +384,9 @@ def export(
 
     formats = [file for file, wanted in (("model.pt2", torch_export), ("model.onnx", onnx)) if wanted]
     registered = (register or register_as is not None, register_as)
-    model_commands.export(name, destination, arm, replicate, formats, registered, home, tracking_uri, out)
+    raise typer.Exit(
+        model_commands.export(name, destination, arm, replicate, formats, registered, home, tracking_uri, out)
+    )
 
 
 @app.command()

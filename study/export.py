@@ -129,10 +129,10 @@ def _weights(path: Path, key: str) -> dict[str, Tensor]:
         checkpoint = saved.read(path, "cpu", key)
     except FileNotFoundError as error:
         raise UserError(f"The weights of trial {key} are gone: there is no {path}; {way_out}.") from error
-    except (OSError, saved.DamagedError) as error:
-        raise UserError(
-            f"{path} cannot be used: {error}, or an earlier version without seals wrote it; {way_out}."
-        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {way_out}.") from error
+    except saved.DamagedError as error:
+        raise UserError(f"{error}, or an earlier version without seals wrote it; {way_out}.") from error
     training = checkpoint["training"]
     weights: dict[str, Tensor] = training["net"] if training["kept"] is None else training["kept"]["weights"]
     return weights
@@ -151,7 +151,13 @@ def _data(study: Study, home: Home, row: TrialRow) -> Dataset:
 
 
 def _trial(row: TrialRow) -> Trial:
-    return Trial.from_dict(row.details["trial"])
+    try:
+        return Trial.from_dict(row.details["trial"])
+    except (LookupError, TypeError) as error:
+        raise UserError(
+            f"Trial {row.key} of arm {row.arm!r} was written down by another version of the program "
+            f"({error}); export it with that one, or run the study again in another --home."
+        ) from error
 
 
 def describe(study: Study, row: TrialRow, dataset: Dataset) -> Description:

@@ -11,6 +11,7 @@ from study.answer import Answer, ArmAnswer
 from study.cards import annotation_words
 from study.console import duration
 from study.spec import Study
+from trainables.annotations import Annotation
 from trainables.conversions import ONNX, TORCH_EXPORT, Converted
 from trainables.exported import DESCRIPTION, WEIGHTS, Description
 from trainables.metrics import METRICS
@@ -78,8 +79,8 @@ def _annotation(study: Study, about: Description, arm: ArmAnswer) -> list[str]:
         "## Annotation and training",
         "",
         f"* Annotation of the training images: {plain(annotation_words(given.annotation))}; "
-        f"{duration(arm.annotation_seconds)} of an annotator's time by the study's price list. The annotator "
-        "is simulated from the masks of the data set.",
+        f"{duration(arm.annotation_seconds)} of an annotator's time by the study's price list. "
+        + _annotator(given.annotation),
         f"* Method: `{about.method}`; selected on the validation split: {plain(_parameters(arm))}.",
         f"* These weights: replicate {about.replicate} (seed {about.seed}, fold {about.fold}) of "
         f"{arm.replicates}, "
@@ -90,6 +91,14 @@ def _annotation(study: Study, about: Description, arm: ArmAnswer) -> list[str]:
         ),
         "",
     ]
+
+
+def _annotator(annotation: Annotation) -> str:
+    drawn = "The scribbles are those of the data set" if annotation.pixels == "scribble" else ""
+    simulated = "an annotator is simulated from the data set's masks"
+    if not drawn:
+        return f"{simulated[0].upper()}{simulated[1:]}."
+    return f"{drawn}; what else is given, {simulated} for." if annotation.statistics else f"{drawn}."
 
 
 def _parameters(arm: ArmAnswer) -> str:

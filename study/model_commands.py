@@ -28,16 +28,28 @@ def export(
     home: str,
     tracking_uri: str | None,
     out: Console,
-) -> None:
-    """Writes the folder, registers it where that is asked (with a name or without), and says what it is."""
+) -> int:
+    """Writes the folder, registers it where that is asked (with a name or without), and says what it is.
+
+    0, or 1 after Ctrl-C.
+    """
     require_possible(destination)
     place = Home.at(home)
-    done = exporting.export(place, name, destination, arm=arm, replicate=replicate, formats=formats)
+    try:
+        done = exporting.export(place, name, destination, arm=arm, replicate=replicate, formats=formats)
+    except KeyboardInterrupt:
+        return _stopped()
     for line in exporting.sentences(done):
         out.print(Text(line), soft_wrap=True)
     if registered[0]:
         version = registry.register(done, place, registered[1], tracking_uri)
         out.print(Text(f"Registered as {version}."), soft_wrap=True)
+    return 0
+
+
+def _stopped() -> int:
+    sys.stderr.write("Stopped. Nothing was written.\n")
+    return 1
 
 
 def predict(
@@ -55,8 +67,7 @@ def predict(
             loaded = exported.read(folder)
             done = predicting.predict(loaded, source, target, **how)
     except KeyboardInterrupt:
-        sys.stderr.write("Stopped. Nothing was written.\n")
-        return 1
+        return _stopped()
     for line in predicting.sentences(done, target, loaded):
         out.print(Text(line), soft_wrap=True)
     return 0
