@@ -234,9 +234,10 @@ def sentences(done: Export) -> list[str]:
     """What the terminal says of an export."""
     study, arm = done.study, done.arm
     value = answers.estimate(arm.mean, arm.low, arm.high)
+    times = f"{arm.replicates} replicates" if arm.replicates > 1 else "1 replicate"
     why = "the arm that the answer ranks best" if done.ranked else "as asked"
     out = [
-        f"Exported {arm.name!r} ({why}: test {study.metric} {value} over {arm.replicates} replicates), "
+        f"Exported {arm.name!r} ({why}: test {study.metric} {value} over {times}), "
         f"replicate {done.row.number}, to {done.path}."
     ]
     out += [

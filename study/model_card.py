@@ -122,7 +122,8 @@ def _metrics(study: Study, arm: ArmAnswer, own: ArmAnswer, answer: Answer) -> li
         f"| | {metric} | HD95{unit} | missed |",
         "|---|---|---|---|",
     ]
-    for who, one in (("these weights", own), (f"mean of {arm.replicates} replicates", arm)):
+    of_arm = [(f"mean of {arm.replicates} replicates", arm)] if arm.replicates > 1 else []
+    for who, one in [("these weights", own), *of_arm]:
         lines += [
             f"| {who}, {plain(part.name)} | {_interval(part.score)} | {_interval(part.hd95)} | |"
             for part in one.structures
