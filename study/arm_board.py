@@ -25,6 +25,10 @@ class Job:
     number: int
     trial: Trial
     row: TrialRow
+    host: str = ""
+    """Where it runs, as `memory` and `gpu_memory` (bytes) known from its last report."""
+    memory: int = 0
+    gpu_memory: int = 0
 
     @property
     def id(self) -> tuple[str, str, int]:

@@ -220,6 +220,8 @@ class Board:
     def report(self, job: Job, result: Mapping[str, Any]) -> bool:
         """Takes one result of a running job; False when its training should stop."""
         curve = result["curve"]
+        job.host = result.get("host", "")
+        job.memory, job.gpu_memory = result.get("memory", 0), result.get("gpu_memory", 0)
         if len(curve) > len(job.row.curve):
             job.row = _upto(job.row, curve, self.study.metric)
             self.listener.trial_reported(job.row)

@@ -38,7 +38,8 @@ class Format(enum.StrEnum):
 
 ENVIRONMENT = (
     "Environment: STUDY_HOME, STUDY_DATASET, RAY_ADDRESS, STUDY_CPUS_PER_TRIAL, STUDY_GPUS_PER_TRIAL, "
-    "STUDY_MAX_CONCURRENT, MLFLOW_TRACKING_URI and STUDY_OPTUNA_STORAGE stand for the options of those names."
+    "STUDY_MAX_CONCURRENT, MLFLOW_TRACKING_URI, STUDY_OPTUNA_STORAGE and STUDY_STORAGE_PATH stand for "
+    "the options of those names."
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study: `python -m study list`.")]
@@ -64,11 +65,12 @@ CpusOption = Annotated[
     typer.Option("--cpus-per-trial", envvar="STUDY_CPUS_PER_TRIAL", help="CPUs, and threads, of a trial."),
 ]
 GpusOption = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--gpus-per-trial",
         envvar="STUDY_GPUS_PER_TRIAL",
-        help="Fractions share a GPU; default 1 if there is one.",
+        metavar="NUMBER|auto",
+        help="Fractions share a GPU; auto measures how many; default 1 if there is one.",
     ),
 ]
 ConcurrentOption = Annotated[
@@ -86,6 +88,14 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         "--optuna-storage", envvar="STUDY_OPTUNA_STORAGE", help="Database URL; default: SQLite in the study."
+    ),
+]
+PlaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage-path",
+        envvar="STUDY_STORAGE_PATH",
+        help="Folder or s3://BUCKET/PREFIX of checkpoints and networks; default: the home.",
     ),
 ]
 
@@ -158,6 +168,7 @@ def plan(
     set_: SetOption = None,
     home: HomeOption = "runs",
     cpus_per_trial: CpusOption = 1.0,
+    gpus_per_trial: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
@@ -168,7 +179,7 @@ def plan(
     from study import commands
 
     study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=None)
-    commands.show_plan(study, home, cpus_per_trial, max_concurrent, format_.value, out)
+    commands.show_plan(study, home, cpus_per_trial, gpus_per_trial, max_concurrent, format_.value, out)
 
 
 @app.command()
@@ -187,6 +198,7 @@ def run(
     trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
+    storage_path: PlaceOption = None,
     dashboard: Annotated[bool, typer.Option(help="Start Ray's dashboard on loopback.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
@@ -203,12 +215,14 @@ def run(
 
     study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=fork)
     if dry_run:
-        commands.show_plan(study, home, cpus_per_trial, max_concurrent, "table", out)
+        commands.show_plan(
+            study, home, cpus_per_trial, gpus_per_trial, max_concurrent, "table", out, storage_path
+        )
         return
     machine = commands.machine(
         address, cpus_per_trial, gpus_per_trial, max_concurrent, dashboard, trial_timeout
     )
-    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage))
+    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage, storage_path))
 
 
 @app.command()
@@ -224,6 +238,7 @@ def extend(
     trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
+    storage_path: PlaceOption = None,
 ) -> None:
     """More trials or replicates for a study.
 
@@ -235,7 +250,7 @@ def extend(
 
     study = commands.extended(name, trials, replicates, home)
     machine = commands.machine(address, cpus_per_trial, gpus_per_trial, max_concurrent, False, trial_timeout)
-    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage))
+    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage, storage_path))
 
 
 @app.command()
@@ -259,6 +274,7 @@ def submit(
     trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
+    storage_path: PlaceOption = None,
 ) -> None:
     """Run or continue a study on a Ray cluster, without this machine.
 
@@ -282,6 +298,7 @@ def submit(
         "--trial-timeout": trial_timeout,
         "--tracking-uri": tracking_uri,
         "--optuna-storage": optuna_storage,
+        "--storage-path": storage_path,
     }
     out.print(commands.submit(study, name, home, address, options), soft_wrap=True)
 
@@ -315,31 +332,74 @@ def stop(name: Name, home: HomeOption = "runs") -> None:
 
 
 @app.command()
-def status(name: Name, home: HomeOption = "runs", format_: FormatOption = Format.table) -> None:
-    """How far a study is, from its ledger.
+def status(
+    name: Name,
+    home: HomeOption = "runs",
+    format_: FormatOption = Format.table,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw it until its driver ends, or Ctrl-C.")] = False,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            "--interval", help="Seconds between two looks of --watch: 2; where it is no terminal 20."
+        ),
+    ] = None,
+) -> None:
+    """How far a study is, from its ledger, also while it runs.
 
     Of a submitted one also what became of its job.
 
-    Example: python -m study status ablation_pixels --format json
+    \b
+    Examples:
+      python -m study status ablation_pixels --watch
+      python -m study status ablation_pixels --format json
     """
     from study import jobs
     from study import status as view
+    from study import watch as watching
     from study.home import Home
 
     place = Home.at(home)
+    watching.check(watch, interval, format_.value)
     job = jobs.state(place.study(name))
     if job is not None and name not in place.studies():
         raise UserError(job)  # submitted and not begun
     folder = place.existing(name)
     study = folder.frozen()
     assert study is not None
-    if format_ is Format.json:
+    if watch:
+        watching.watch(folder, out, watching.every(interval, out))
+        job = jobs.state(folder)
+        out.print(Text(job or ""), soft_wrap=True, end="\n" if job else "")
+    elif format_ is Format.json:
         typer.echo(view.to_json(study, folder, job))
     elif format_ is Format.markdown:
         typer.echo(view.to_markdown(study, folder))
     else:
         out.print(view.to_table(study, folder))
         out.print(Text(job or ""), soft_wrap=True, end="\n" if job else "")
+
+
+@app.command()
+def ui(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: the latest study.")] = None,
+    home: HomeOption = "runs",
+    port: Annotated[
+        int | None, typer.Option("--port", help="Of MLflow; default 5000, or a free one.")
+    ] = None,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+) -> None:
+    """See a study in MLflow's UI and in optuna-dashboard, on this machine.
+
+    Prints their addresses and that of Ray's dashboard of a running study. Ctrl-C ends it.
+
+    Example: python -m study ui ablation_pixels
+    """
+    from study import ui as pages
+    from study.home import Home
+
+    say = functools.partial(out.print, soft_wrap=True, markup=False)
+    pages.serve(Home.at(home), name, say, port=port, tracking_uri=tracking_uri, optuna_url=optuna_storage)
 
 
 @app.command()

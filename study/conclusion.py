@@ -17,6 +17,7 @@ import numpy as np
 
 from study.fates import all_failed, fates
 from study.results import CaseRow, TrialRow
+from study.spec import Study
 from study.stats import Interval, Paired, case_means, holm, mean_interval, paired, verdict
 from trainables.metrics import METRICS
 
@@ -131,6 +132,20 @@ def build(
         _pairs(metric, pairs, {arm: _by_case(scored[arm], metric) for arm in arms}),
         tuple(problem for problem in problems if problem),
         all_failed(study, trials),
+    )
+
+
+def of_study(study: Study, trials: Sequence[TrialRow], cases: Sequence[CaseRow]) -> Answer:
+    """`build` with what the study says about itself."""
+    return build(
+        study.name,
+        study.metric,
+        [arm.name for arm in study.arms],
+        study.compared(),
+        study.num_replicates,
+        trials,
+        cases,
+        study.watch,
     )
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import sqlalchemy
 
 from study.delivery import is_disturbance
-from study.run_format import LONGEST_DIGEST, LONGEST_TAG, Point, chunks
+from study.masking import masked
+from study.ownership import OWNER, Owner
+from study.run_format import LONGEST_DIGEST, LONGEST_TAG, Point, chunks, identity_of
 from study.tracked_runs import Artifacts
 
 ENVIRONMENT = {
@@ -44,7 +46,10 @@ class Runs:
         artifacts: Path,
         spec_json: str,
         dataset: Mapping[str, Any],
+        owner: Owner,
+        shared: bool,
     ) -> None:
+        """owner: whose the experiment must be, where others may share what lies at the address."""
         import mlflow  # here: `plan` and `report` need not pay the second it takes
 
         for chatty in ("mlflow", "alembic"):
@@ -58,17 +63,35 @@ class Runs:
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         self._spec_json = spec_json
         self._dataset = dataset
-        self._experiment = self._find_experiment(experiment_name, None if served else artifacts.as_uri())
-        for key, value in experiment_tags.items():
+        self._experiment = self._find_experiment(
+            experiment_name, None if served else artifacts.as_uri(), owner, f"MLflow at {masked(uri)}", shared
+        )
+        for key, value in {**experiment_tags, **owner.tags}.items():
             self._client.set_experiment_tag(self._experiment, key, value[:LONGEST_TAG])
 
-    def _find_experiment(self, name: str, artifact_location: str | None) -> str:
+    def _find_experiment(
+        self, name: str, artifact_location: str | None, owner: Owner, service: str, shared: bool
+    ) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            return str(self._client.create_experiment(name, artifact_location))
+            try:
+                return str(self._client.create_experiment(name, artifact_location, owner.tags))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # made by another driver in this moment
+                    raise
+            found = self._client.get_experiment_by_name(name)
         if found.lifecycle_stage != "active":
             raise ValueError(f"its experiment {name!r} is deleted: restore that or rename the study")
-        return str(found.experiment_id)
+        self._experiment = str(found.experiment_id)
+        if shared:
+            owner.check(found.tags, service, OWNER not in found.tags and self._has_others(owner))
+        return self._experiment
+
+    def _has_others(self, owner: Owner) -> bool:
+        known = owner.known()
+        return any(identity_of(tags) not in known for _, _, tags in self.find("trial"))
 
     def answers(self) -> bool:
         """Whether MLflow is there."""

@@ -74,6 +74,11 @@ def open_storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
     return storage
 
 
+def described(storage: optuna.storages.BaseStorage) -> str:
+    """As messages name it, without the password."""
+    return f"Optuna's database {masked(getattr(storage, 'url', 'in memory'))}"
+
+
 def _opened(address: str) -> optuna.storages.RDBStorage:
     options = {"connect_args": _LIBPQ} if _speaks_libpq(address) else {}
     for _ in range(OPENINGS - 1):
@@ -137,8 +142,7 @@ class ArmStore:
 
     def __init__(self, storage: optuna.storages.BaseStorage, name: str, *, greater_is_better: bool) -> None:
         self.storage = storage
-        url = getattr(storage, "url", "in memory")
-        self.service = f"Optuna's database {masked(url)}"
+        self.service = described(storage)
         self.study = self._waited(
             lambda: optuna.create_study(
                 study_name=name,

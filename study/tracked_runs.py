@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from study.results import TrialRow
 from study.run_format import (
+    NOTE,
     STATUS,
     Identity,
     Point,
@@ -56,8 +57,9 @@ def _once(
 class ArmRuns:
     """One parent run per arm, found again by its tags."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, notes: Mapping[str, str] | None = None) -> None:
         self._runs = runs
+        self._notes = notes or {}
         self.ids: dict[str, str] = {}
         self._unheard: set[str] = set()
 
@@ -86,8 +88,10 @@ class ArmRuns:
             self.ids[tags["study.arm"]] = run_id
 
     def describe(self, arm: str) -> None:
-        """Attach the data set and the frozen study."""
+        """Attach the data set, the frozen study, and what the arm is in words."""
         self._runs.describe(self.run_of(arm))
+        if arm in self._notes:
+            self._runs.tag(self.run_of(arm), {NOTE: self._notes[arm]})
 
     def select(self, arm: str, row: TrialRow, artifacts: Artifacts) -> None:
         """Replace the tags study.selected.* by this row's configuration."""

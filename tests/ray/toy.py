@@ -5,6 +5,7 @@ And the real one, with a trace of its steps, too.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from torch import Tensor
+from torch import OutOfMemoryError, Tensor, device
 
 from trainables import saved
+from trainables.store import Store
 from trainables.trainable import SAMPLES, StudyTrainable
 
 ORDERS = "toy.json"
+CHECKPOINT = "toy.json"
 
 
 class ToyTrainable(tune.Trainable):
@@ -44,18 +47,19 @@ class ToyTrainable(tune.Trainable):
     def begin(self, config: dict[str, Any]) -> None:
         self.config = config
         self.job = "/".join(map(str, config["job"]))
-        self.folder = Path(config["folder"])
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.store = Store.at(config["folder"])
+        self.folder = trace_folder(config)
         orders = Path(config["cache"]).parent / ORDERS
         self.orders: dict[str, Any] = json.loads(orders.read_text()) if orders.exists() else {}
-        self.checkpoint = self.folder / "toy.json"
-        fresh = {"curve": [], "state": "running"}
-        saved = json.loads(self.checkpoint.read_text()) if self.checkpoint.exists() else fresh
+        content = self.store.read(CHECKPOINT)
+        saved = {"curve": [], "state": "running"} if content is None else json.loads(content)
         self.curve: list[dict[str, float]] = saved["curve"]
         self.state = saved["state"]
         self.trace("start", len(self.curve))
-        if config["start"] is not None and not Path(config["start"]).exists():
-            raise RuntimeError("the network to start from is not there")
+        if config["start"] is not None:
+            folder, name = Store.of(config["start"])
+            if not folder.exists(name):
+                raise RuntimeError("the network to start from is not there")
 
     def trace(self, word: str, number: int) -> None:
         with (self.folder / "trace").open("a") as handle:
@@ -90,19 +94,17 @@ class ToyTrainable(tune.Trainable):
         value = toy_value(weight, trial["protocol"]["learning_rate"], iteration / points[-1])
         value += 0.001 * (trial["seed"] % 7)
         seconds = 0.01 * len(self.curve)
-        self.curve.append({"iteration": iteration, "seconds": seconds, metric: value, "loss_total": 1.0})
+        times = {"seconds": seconds, "training_seconds": seconds}
+        self.curve.append({"iteration": iteration, **times, metric: value, "loss_total": 1.0})
         self.state = "finished" if iteration == points[-1] else "running"
-        temporary = self.checkpoint.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"curve": self.curve, "state": self.state}))
-        temporary.replace(self.checkpoint)
+        self.store.write(CHECKPOINT, json.dumps({"curve": self.curve, "state": self.state}).encode())
         if self.state == "finished" and "samples" in self.orders:
-            (self.folder / SAMPLES).write_bytes(picture(self.config["key"], self.orders["samples"]))
+            self.store.write(SAMPLES, picture(self.config["key"], self.orders["samples"]))
         if self.state == "finished" and self.config["network"] is not None:
-            network = Path(self.config["network"])
-            network.with_suffix(".json").write_text(
-                json.dumps({"key": self.config["key"], "curve": self.curve})
-            )
-            saved.write(network, {"process": os.getpid()}, self.config["key"])
+            folder, name = Store.of(self.config["network"])
+            reported = json.dumps({"key": self.config["key"], "curve": self.curve})
+            folder.write("network.json", reported.encode())
+            saved.write(folder, name, {"process": os.getpid()}, self.config["key"])
 
     def result(self, state: str, reason: str = "", trace: str = "") -> dict[str, Any]:
         tested = state == "finished" and self.config["trial"]["test"]
@@ -119,6 +121,15 @@ class ToyTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: see `begin`."""
+
+
+def trace_folder(config: dict[str, Any]) -> Path:
+    """Of a trial's marks: its own folder or, where that is no path, the one of that name in the home."""
+    store = Store.at(config["folder"])
+    place = store.uri if store.is_local else "/".join(store.uri.partition("?")[0].split("/")[-3:])
+    folder = Path(config["cache"]).parent / place
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def picture(key: str, size: int) -> bytes:
@@ -161,7 +172,7 @@ class RecordedTrainable(StudyTrainable):
 
         def recorded() -> dict[str, Tensor]:
             terms = step()
-            with (self._folder() / "steps").open("a") as file:
+            with (trace_folder(self.settings) / "steps").open("a") as file:
                 file.write(f"{training.iteration} {os.getpid()}\n")
             self.after(training.iteration)
             return terms
@@ -177,7 +188,55 @@ class TermTrainable(RecordedTrainable):
     """Its process gets SIGTERM in the steps 5 and 200, once each."""
 
     def after(self, iteration: int) -> None:
-        told = self._folder() / f"told {iteration}"
+        told = trace_folder(self.settings) / f"told {iteration}"
         if iteration in (5, 200) and not told.exists():
             told.touch()
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class MadeUpGpu:
+    """A `trainables.probe.Counter` of 1000 bytes, on which a few steps take a fifth of a second.
+
+    peak: bytes of every trial; room: processes that find memory; alone: whether it serves one process at a
+    time. The last two need a folder, through which the processes know each other.
+    """
+
+    def __init__(
+        self, *, peak: int, folder: Path | None = None, room: int | None = None, alone: bool = False
+    ) -> None:
+        self.peak, self.folder, self.room, self.alone = peak, folder, room, alone
+        self.place = 0
+
+    @property
+    def device(self) -> device:
+        if self.room is not None and self.place > self.room:
+            raise OutOfMemoryError("no room")
+        return device("cpu")
+
+    def restart(self) -> None:
+        if self.folder is not None and not self.place:
+            with (self.folder / "places").open("a") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                handle.write(".")
+                self.place = handle.tell()
+
+    def peak_bytes(self) -> int:
+        return self.peak
+
+    def outside_bytes(self) -> int:
+        return 50
+
+    def total_bytes(self) -> int:
+        return 1000
+
+    def name(self) -> str:
+        return "made up"
+
+    def busy(self) -> float | None:
+        if self.alone and self.folder is not None:
+            with (self.folder / "turn").open("a") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                time.sleep(0.2)
+        else:
+            time.sleep(0.2)
+        return 0.5

@@ -17,6 +17,7 @@ from tests.fuzz.test_ledgers import trial
 from tests.unit.study.conftest import a_study
 from tests.unit.trainables import toy_data
 from trainables import saved
+from trainables.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dashboards", "study", "trainables", "search_spaces")
@@ -24,7 +25,7 @@ PACKAGES = ("dashboards", "study", "trainables", "search_spaces")
 WATCHED_MODULES = (
     "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "tarfile", "zipfile",
     "subprocess", "runpy", "ctypes", "code", "codeop", "pty", "multiprocessing", "http.server",
-    "socketserver",
+    "socketserver", "wsgiref",
     "xmlrpc", "webbrowser", "torch.hub", "torch.package", "torch.jit", "mlflow.pyfunc", "mlflow.pytorch",
     "mlflow.sklearn",
 )  # fmt: skip
@@ -101,6 +102,21 @@ ALLOWED = {
     "study/masking.py": ["os.execve(sys.executable, command, {**os.environ, **variables})"],
     # For SIGTERM.
     "trainables/trainable.py": ["self.requests.listen()"],
+    # MLflow's server and this program itself, without a shell; probes and pages on 127.0.0.1 alone.
+    "study/pages.py": [
+        "subprocess.Popen(self.command, env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL, "
+        "stdout=log, stderr=subprocess.STDOUT, start_new_session=True)",
+        "urllib.request.urlopen(f'{self.url}/', timeout=5)",
+        "probe.bind((HOST, port))",
+        "probe.bind((HOST, 0))",
+    ],
+    "study/ui.py": [
+        "urllib.request.urlopen(f'{page.url}/api/2.0/mlflow/experiments/get-by-name?{query}', timeout=10)"
+    ],
+    # On 127.0.0.1; answers only to this machine's names, and to requests that change nothing.
+    "study/optuna_ui.py": [
+        "make_server(HOST, port, application, server_class=_Server, handler_class=_Quiet)"
+    ],
     # Literals only: it evaluates no name and calls nothing.
     "study/overrides.py": ["ast.literal_eval(text)"],
     # On loopback (tests/ray/test_network.py); what is removed is Tune's scratch folder in the study's own.
@@ -167,7 +183,7 @@ def test_files_of_a_run_are_written_by_their_owner_alone(tmp_path: Path) -> None
     try:
         Home(tmp_path).study("toy").freeze(a_study())
         Home(tmp_path).study("toy").ledger.append(trial(0))
-        saved.write(tmp_path / "checkpoint.pt", {}, "key")
+        saved.write(Store.at(tmp_path), "checkpoint.pt", {}, "key")
         toy_data.opened(tmp_path)
     finally:
         os.umask(before)

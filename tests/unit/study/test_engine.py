@@ -9,6 +9,7 @@ import pytest
 
 from search_spaces import UserError
 from study import engine
+from study.capacity import slots_of
 from study.engine import Machine
 
 
@@ -25,25 +26,25 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
 
 def test_a_trial_that_fits_nowhere_is_refused() -> None:
     with pytest.raises(UserError, match="asks for 4 CPUs and 0 GPUs, but the machine has 2 and 0"):
-        engine._slots([{"CPU": 2.0}], Machine(cpus_per_trial=4.0, gpus_per_trial=0.0))
+        slots_of([{"CPU": 2.0}], Machine(cpus_per_trial=4.0, gpus_per_trial=0.0))
 
 
 def test_a_trial_does_not_span_two_nodes() -> None:
     """Four CPUs in all, and yet Ray would wait for ever."""
     two = [{"CPU": 2.0}, {"CPU": 2.0}, {}]
     with pytest.raises(UserError, match="no node of the cluster has more than 2 and 0"):
-        engine._slots(two, Machine(cpus_per_trial=4.0))
-    assert engine._slots([{"CPU": 3.0}, {"CPU": 3.0}, {}], Machine(cpus_per_trial=2.0)) == 2
+        slots_of(two, Machine(cpus_per_trial=4.0))
+    assert slots_of([{"CPU": 3.0}, {"CPU": 3.0}, {}], Machine(cpus_per_trial=2.0)) == 2
 
 
 def test_slots_are_what_the_scarcest_resource_allows() -> None:
     machine = Machine(cpus_per_trial=1.0, gpus_per_trial=0.25)
-    assert engine._slots([{"CPU": 8.0, "GPU": 1.0}], machine) == 4
+    assert slots_of([{"CPU": 8.0, "GPU": 1.0}], machine) == 4
     limited = Machine(cpus_per_trial=1.0, gpus_per_trial=0.0, max_concurrent=3)
-    assert engine._slots([{"CPU": 8.0}], limited) == 3
+    assert slots_of([{"CPU": 8.0}], limited) == 3
 
 
 def test_a_share_does_not_span_two_gpus() -> None:
     """Two fifths fit twice on each of two GPUs, not five times on both."""
-    assert engine._slots([{"CPU": 8.0, "GPU": 2.0}], Machine(gpus_per_trial=0.4)) == 4
-    assert engine._slots([{"CPU": 8.0, "GPU": 5.0}], Machine(gpus_per_trial=2.0)) == 2
+    assert slots_of([{"CPU": 8.0, "GPU": 2.0}], Machine(gpus_per_trial=0.4)) == 4
+    assert slots_of([{"CPU": 8.0, "GPU": 5.0}], Machine(gpus_per_trial=2.0)) == 2

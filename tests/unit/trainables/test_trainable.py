@@ -21,6 +21,7 @@ from trainables.data.dataset import Dataset
 from trainables.loop import Training
 from trainables.method import IGNORE
 from trainables.stopping import EVERYBODY, LOOK_EVERY, read_note
+from trainables.store import Store
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import Trial
 
@@ -58,6 +59,9 @@ class Place:
     def folder_of(self, trial: Trial) -> Path:
         return self.folder / trial.key()
 
+    def store_of(self, trial: Trial) -> Store:
+        return Store.at(self.folder_of(trial))
+
     def config(self, trial: Trial, **changes: Any) -> dict[str, Any]:
         values = {
             "trial": json.loads(json.dumps(trial.to_dict())),
@@ -88,7 +92,12 @@ def place(tmp_path: Path, toy_folder: Path, dataset: Dataset, monkeypatch: pytes
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What would be drawn, which takes a second."""
     drawn: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(pictures, "samples", lambda *arguments: drawn.append(arguments))
+
+    def draw(path: Path, *arguments: Any) -> None:
+        path.write_bytes(b"drawn")
+        drawn.append(arguments)
+
+    monkeypatch.setattr(pictures, "samples", draw)
     return drawn
 
 
@@ -272,6 +281,7 @@ def test_reuse_forgets_the_trial_before(place: Place) -> None:
     assert reused.reset(place.config(diverging))
     assert before() is None  # its memory is free for the next
     assert to_its_end(reused)[-1]["state"] == "diverged"
+    assert reused.training is None  # while it waits for the next, too
     assert reused.reset(place.config(other))
     reports = to_its_end(reused)
     assert len(reports) == 3
@@ -327,8 +337,8 @@ def test_a_continued_trial_leaves_the_same_gallery(place: Place, steps: int, tmp
 def test_what_is_drawn(place: Place, undrawn: list[tuple[Any, ...]]) -> None:
     trial = place.trial(test=True, method="partial_cross_entropy", annotation=WEAK)
     to_its_end(place.start(trial))
-    ((path, images, masks, labels, predictions, names, titles),) = undrawn
-    assert path == place.folder_of(trial) / SAMPLES
+    ((images, masks, labels, predictions, names, titles),) = undrawn
+    assert (place.folder_of(trial) / SAMPLES).read_bytes() == b"drawn"
     data, split = place.dataset, place.dataset.folds[0]
     rows = [data.image_ids.index(title.split(maxsplit=1)[1]) for title in titles]
     assert [title.split()[0] for title in titles] == ["train"] * 4 + ["test"] * 4
@@ -413,7 +423,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(
     elsewhere = Place(tmp_path / "elsewhere", place.data_folder, place.dataset)
     expected = to_its_end(elsewhere.start(trial))
     stopped_after(place.start(trial), steps, monkeypatch)
-    note = read_note(place.folder_of(trial))
+    note = read_note(place.store_of(trial))
     assert note == {"iteration": steps, "reason": "its process was sent SIGTERM"}
     saved = torch.load(place.folder_of(trial) / CHECKPOINT, weights_only=True)
     assert saved["training"]["iteration"] == steps
@@ -421,7 +431,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(
     again = to_its_end(place.start(trial))
     assert [without_time(r) for r in again] == [without_time(r) for r in expected]
     assert again[0]["curve"][0]["training_seconds"] > saved["training_seconds"]
-    assert read_note(place.folder_of(trial)) is None
+    assert read_note(place.store_of(trial)) is None
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -448,7 +458,7 @@ def test_sigterm_while_it_predicts(
         with pytest.raises(SystemExit):
             to_its_end(running)
     reason = "its process was sent SIGTERM"
-    assert read_note(place.folder_of(trial)) == {"iteration": min(2 * call, 8), "reason": reason}
+    assert read_note(place.store_of(trial)) == {"iteration": min(2 * call, 8), "reason": reason}
     assert without_time(to_its_end(place.start(trial))[-1]) == without_time(expected[-1])
 
 
@@ -462,7 +472,7 @@ def test_the_driver_may_ask_to_stop(place: Place, tmp_path: Path) -> None:
     running.requests._looked = -LOOK_EVERY  # it looks twice a second only
     with pytest.raises(SystemExit):
         running.train()
-    note = read_note(place.folder_of(trial))
+    note = read_note(place.store_of(trial))
     assert note == {"iteration": 2, "reason": "its driver was asked to stop"}
 
 
