@@ -23,7 +23,9 @@ from typing import Any
 
 from search_spaces import UserError
 from study.board import Board, Job
+from study.segments import CONTINUES, DiskFullError
 from study.stopping import Orders, end_now, stop_on_signal
+from trainables.failures import DISK_FULL
 from trainables.metrics import METRICS
 
 WATCH_EVERY = 2.0
@@ -335,6 +337,12 @@ def disconnect() -> None:
 
 
 def payload_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What `trainables.trainable` packed into a result of Tune."""
+    """What `trainables.trainable` packed into a result of Tune.
+
+    Raises DiskFullError when the trial could not write: nothing is wrong with it, and it goes on from its
+    last checkpoint.
+    """
     decoded: dict[str, Any] = json.loads(result["payload"])
+    if decoded.get("failure") == DISK_FULL:
+        raise DiskFullError(f"A trial could not be written ({decoded['reason']}): {CONTINUES}")
     return decoded

@@ -22,16 +22,23 @@ def write(path: Path, content: dict[str, Any], key: str) -> None:
     """What `torch.save` writes, and behind it a digest of that and of the trial's key.
 
     Torch reads such a file as any other, and sees no flipped bit among the weights. The checksums of its
-    archive are not enough: bits between the records decide what it reads. Atomic: a kill at any moment leaves
-    the old file or the new one, whole.
+    archive are not enough: bits between the records decide what it reads. Atomic: a kill at any moment, and a
+    full disk, leave the old file or the new one, whole. Raises OSError.
     """
+    buffer = io.BytesIO()  # into a file torch would hide behind an error of its own that the disk is full
+    torch.save(content, buffer)
+    whole = buffer.getbuffer()
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    with temporary.open("w+b") as file:
-        torch.save(content, file)
-        file.write(_seal(file, key))
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave the new name without its content
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(whole)
+            file.write(_seal(whole, key))
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name without its content
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # what it holds of a full disk
+        raise
 
 
 def read(path: Path, device: torch.device | str, key: str) -> dict[str, Any]:
@@ -52,11 +59,9 @@ def is_whole(path: Path, key: str) -> bool:
 
 
 def _is_sealed(content: bytes, key: str) -> bool:
-    return content[-_LENGTH:] == _seal(io.BytesIO(content[:-_LENGTH]), key)
+    return content[-_LENGTH:] == _seal(memoryview(content)[:-_LENGTH], key)
 
 
-def _seal(file: io.BufferedRandom | io.BytesIO, key: str) -> bytes:
-    """Of all that is in the file, which is left at its end."""
-    file.seek(0)
-    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16, key=key.encode()))
+def _seal(content: memoryview, key: str) -> bytes:
+    digest = hashlib.blake2b(content, digest_size=16, key=key.encode())
     return _MARK + digest.hexdigest().encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 
@@ -10,6 +11,7 @@ import pytest
 from search_spaces import UserError
 from study import engine
 from study.engine import Machine
+from study.segments import DiskFullError
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
@@ -21,6 +23,14 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
         with pytest.raises(UserError, match=r"must answer at .* but: .*refused.*--address"):
             engine.connect(Machine(address=address))
     assert time.monotonic() - started < 5
+
+
+def test_a_trial_that_could_not_be_written_ends_the_run_and_not_the_trial() -> None:
+    result = {"payload": json.dumps({"state": "failed", "failure": "disk_full", "reason": "[Errno 28] full"})}
+    with pytest.raises(
+        DiskFullError, match=r"^A trial could not be written \(\[Errno 28\] full\): .*again to"
+    ):
+        engine.payload_of(result)
 
 
 def test_a_trial_that_fits_nowhere_is_refused() -> None:
