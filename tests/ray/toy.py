@@ -1,6 +1,6 @@
 """A trainable without a network: its value is a known function of its parameters, its steps leave a trace.
 
-And the real one, with a trace of its steps, too.
+Imports no torch, which takes a worker longer than a whole study of this. The real one is in `recorded`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from torch import Tensor
-
-from trainables import saved
-from trainables.trainable import SAMPLES, StudyTrainable
 
 ORDERS = "toy.json"
+HOLD = "hold"
+"""While the home has a file of this name, no trial gets further: a server may take its time to start."""
 
 
 class ToyTrainable(tune.Trainable):
@@ -46,8 +44,7 @@ class ToyTrainable(tune.Trainable):
         self.job = "/".join(map(str, config["job"]))
         self.folder = Path(config["folder"])
         self.folder.mkdir(parents=True, exist_ok=True)
-        orders = Path(config["cache"]).parent / ORDERS
-        self.orders: dict[str, Any] = json.loads(orders.read_text()) if orders.exists() else {}
+        self.orders, self.hold = orders_of(config), Path(config["cache"]).parent / HOLD
         self.checkpoint = self.folder / "toy.json"
         fresh = {"curve": [], "state": "running"}
         saved = json.loads(self.checkpoint.read_text()) if self.checkpoint.exists() else fresh
@@ -64,11 +61,21 @@ class ToyTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         if self.state != "running":
             return self.result(self.state)
+        try:
+            return self.interval()
+        except OSError as error:
+            from trainables import failures
+
+            return self.result("failed", str(error), failure=failures.classify(error))
+
+    def interval(self) -> dict[str, Any]:
         number = len(self.curve) + 1
         if number == 2 and self.job in self.orders.get("end", {}):
             return self.result(self.orders["end"][self.job], "it was told to", "Traceback: told to")
         self.trace("begin", number)
         time.sleep(self.orders.get("sleep", 0.0))
+        while self.hold.exists():
+            time.sleep(0.05)
         if number == 3:
             self.perhaps_die()
         self.learn()
@@ -96,21 +103,25 @@ class ToyTrainable(tune.Trainable):
         temporary.write_text(json.dumps({"curve": self.curve, "state": self.state}))
         temporary.replace(self.checkpoint)
         if self.state == "finished" and "samples" in self.orders:
+            from trainables.trainable import SAMPLES
+
             (self.folder / SAMPLES).write_bytes(picture(self.config["key"], self.orders["samples"]))
         if self.state == "finished" and self.config["network"] is not None:
+            from trainables import saved
+
             network = Path(self.config["network"])
             network.with_suffix(".json").write_text(
                 json.dumps({"key": self.config["key"], "curve": self.curve})
             )
             saved.write(network, {"process": os.getpid()}, self.config["key"])
 
-    def result(self, state: str, reason: str = "", trace: str = "") -> dict[str, Any]:
+    def result(self, state: str, reason: str = "", trace: str = "", failure: str = "") -> dict[str, Any]:
         tested = state == "finished" and self.config["trial"]["test"]
         cases = _cases(self.curve[-1][self.config["metric"]]) if tested else []
         payload = {
             "key": self.config["key"], "state": state, "seconds": 0.01 * len(self.curve), "curve": self.curve,
             "cases": cases, "host": "toy", "reason": reason, "trace": trace,
-            "failure": {"diverged": "not_finite", "failed": "bug"}.get(state, ""),
+            "failure": failure or {"diverged": "not_finite", "failed": "bug"}.get(state, ""),
         }  # fmt: skip
         return {"payload": json.dumps(payload), "done": state != "running"}
 
@@ -119,6 +130,12 @@ class ToyTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: see `begin`."""
+
+
+def orders_of(config: dict[str, Any]) -> dict[str, Any]:
+    path = Path(config["cache"]).parent / ORDERS
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def picture(key: str, size: int) -> bytes:
@@ -148,36 +165,3 @@ def _cases(value: float) -> list[dict[str, Any]]:
         }
         for i in range(8)
     ]  # fmt: skip
-
-
-class RecordedTrainable(StudyTrainable):
-    """The file `steps` of a trial's folder has a line for every step that was trained: iteration, process."""
-
-    def _open(self) -> dict[str, Any] | None:
-        saved = super()._open()
-        training = self.training
-        assert training is not None
-        step = training._step
-
-        def recorded() -> dict[str, Tensor]:
-            terms = step()
-            with (self._folder() / "steps").open("a") as file:
-                file.write(f"{training.iteration} {os.getpid()}\n")
-            self.after(training.iteration)
-            return terms
-
-        training._step = recorded  # type: ignore[method-assign]
-        return saved
-
-    def after(self, iteration: int) -> None:
-        """Nothing."""
-
-
-class TermTrainable(RecordedTrainable):
-    """Its process gets SIGTERM in the steps 5 and 200, once each."""
-
-    def after(self, iteration: int) -> None:
-        told = self._folder() / f"told {iteration}"
-        if iteration in (5, 200) and not told.exists():
-            told.touch()
-            os.kill(os.getpid(), signal.SIGTERM)

@@ -65,7 +65,7 @@ def test_what_cannot_wait_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_tune_does_not_take_that_signal_over(tmp_path: Path) -> None:
-    """It installs handlers of its own when it starts, after ours; with them the run would end as if finished."""
+    """It installs handlers of its own after ours, and by them a run ends as if it had finished."""
     from ray.tune import tune
 
     def lost() -> None:
