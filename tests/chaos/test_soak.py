@@ -1,4 +1,4 @@
-"""A long series of random losses, on a cluster with servers: a hundred, in studies of 25 each.
+"""A long series of random losses, on a cluster with servers: a hundred, in studies of ten each.
 
 CHAOS_KILLS sets the length, CHAOS_SEED the course.
 """
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "100"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
-OF_A_STUDY = 25
+OF_A_STUDY = 10
 TRIALS = 4 + 2 * OF_A_STUDY
 """Of an arm's search: enough that the study outlives its kills."""
 

@@ -26,7 +26,7 @@ LOOPBACK = "127.0.0.1"
 PATIENCE = 240.0
 """Seconds that a node may take to join or to be found dead, on a busy machine."""
 
-STARTS = 3
+STARTS = 30
 """How often a node is started that does not come up in Ray's own time."""
 
 
