@@ -54,6 +54,8 @@ class Runs:
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        # A full disk, say, with a trace; the delivery tells it in a line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         # With a bare database the default for artifacts is the current folder.
         served = uri.startswith(("http://", "https://"))
         if uri.startswith(SQLITE):

@@ -93,6 +93,9 @@ def opened_picture(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 return read(picture)
+    except MemoryError as error:  # Pillow makes room for what a damaged length says, whatever the file holds
+        reason = "it asks for too much memory"
+        raise UserError(f"{path} cannot be read as an image ({reason}); export it again.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_NO_PICTURE) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} cannot be read as an image ({reason}); export it again.") from error
