@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -40,7 +41,8 @@ def study(definition: Study) -> list[Text]:
             lines.append(Text(f"  starts from {stage.method}, {annotation(stage.annotation)}"))
         lines += [Text(f"  searched    {key} in {domain}") for key, domain in arm.search.items()]
     if any(arm.search for arm in definition.arms):
-        lines += [Text(), Text(f"Search: {independence(definition.search)}")]
+        told = textwrap.wrap(independence(definition.search), 76)
+        lines += [Text(), Text("Search:", style="bold"), *(Text(f"  {part}") for part in told)]
     lines += [Text(), Text("Settings:", style="bold")]
     known = overrides.keys(definition).items()
     return lines + [Text(f"  --set {key}={overrides.text_of(value)}") for key, value in known]

@@ -157,6 +157,8 @@ def test_a_study_is_shown_with_its_keys(call):
     assert "  annotation  pixels fg_points; pixel_budget 5; statistics area" in lines
     assert "  searched    statistic_weight in 0.1 .. 100 (log)" in lines
     assert "  --set protocol.iterations=7" in lines
+    said = " ".join(line.strip() for line in lines[lines.index("Search:") + 1 : lines.index("Settings:")])
+    assert said.startswith("gp, one after another (search.lookahead). Proposals and rows are the same ")
     assert "  --set replicates.seeds=1001,1002" in lines
     assert max(map(len, lines)) <= 80
 
@@ -168,6 +170,7 @@ def test_a_method_is_described(call, method):
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "hyper-parameter" in result.stdout
     assert "Needs: " in result.stdout
+    assert "Any sampler (gp, tpe, random) searches the same configurations" in result.stdout
     if method == "summary_statistics":
         row = next(line for line in result.stdout.splitlines() if line.startswith("reconstruction_weight"))
         assert row.split()[1:6] == ["1.0", "0.01", "..", "10", "(log)"]
@@ -186,6 +189,8 @@ def test_a_plan_in_three_forms(call, home, parquet, form):
         assert (made["study"], made["trials"], made["rungs"]) == ("smoke", 2 * (3 + 2), [12])
         assert [arm["search_trials"] for arm in made["arms"]] == [3, 3]
         assert all(arm["seconds_per_iteration"] > 0 for arm in made["arms"])
+        assert made["search"].startswith("gp, one after another (search.lookahead).")
+        assert (made["gpus_per_trial"], made["sharing"]) == (0.0, "")
     else:
         assert "smoke: 10 trials, " in result.stdout
         assert "stop early at iteration 12." in result.stdout
