@@ -217,6 +217,8 @@ COMMANDS = (
     "stop",
     "status",
     "report",
+    "export",
+    "predict",
     "data",
 )
 
