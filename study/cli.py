@@ -447,7 +447,9 @@ def export(
     tracking_uri: TrackingOption = None,
     storage_path: PlaceOption = None,
 ) -> None:
-    """A study's network as a folder: safetensors, what prediction needs, a model card.
+    """A study's network as a folder.
+
+    Safetensors, what prediction needs, and a model card; nothing is overwritten.
 
     Example: python -m study export ablation_pixels lesions --arm "statistic + 5 pixels"
     """
@@ -479,7 +481,9 @@ def predict(
     home: HomeOption = "runs",
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Segments images with an exported model; masks have the format, size and affine of their images.
+    """Segments images with an exported model.
+
+    Masks have the format, size and affine of their images; nothing is overwritten.
 
     \b
     Examples:

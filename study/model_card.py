@@ -53,13 +53,22 @@ def _data(about: Description) -> list[str]:
     rows = [
         ("data set", facts["name"]),
         ("licence of the data", facts["licence"]),
-        *((name, facts[name]) for name in further),
+        *((name, _listed(facts[name])) for name in further),
         ("classes", ", ".join(f"{index} {name}" for index, name in enumerate(about.class_names))),
         ("images", f"slices of {height} x {width} pixels{_resized(about)}, {_spacing(about)}"),
         ("intensities", f"{about.image_scaling}; the network gets {about.intensity}"),
         ("fingerprint", facts["fingerprint"]),
     ]
     return ["## Data", "", "| | |", "|---|---|", *(f"| {name} | {plain(text)} |" for name, text in rows), ""]
+
+
+def _listed(text: str) -> str:
+    """Several citations stand in the metadata as a JSON list."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return "; ".join(map(str, found)) if isinstance(found, list) else text
 
 
 def _resized(about: Description) -> str:

@@ -228,6 +228,8 @@ COMMANDS = (
     "stop",
     "status",
     "report",
+    "export",
+    "predict",
     "data",
 )
 

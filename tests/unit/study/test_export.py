@@ -15,7 +15,7 @@ import torch
 
 from search_spaces import UserError
 from study import export as exporting
-from study import service
+from study import model_card, service
 from study.home import Home
 from study.spec import Replicates
 from tests.unit.study.exporting import CLICKS, FULL, make_home, one_arm
@@ -88,6 +88,12 @@ def test_description_and_card(home: Home, tmp_path: Path) -> None:
     assert abs(float(line.split("|")[2].split()[0]) - mean) < 0.01
     assert "%" in next(line for line in card.splitlines() if "these weights, all structures" in line)
     assert "No medical device" in card
+
+
+def test_several_citations_are_a_sentence_and_one_that_is_none_stays() -> None:
+    assert model_card._listed('["A, 2019", "B, 2022"]') == "A, 2019; B, 2022"
+    assert model_card._listed("[A, 2019]") == "[A, 2019]"
+    assert model_card._listed("2019") == "2019"
 
 
 def test_only_safe_files_are_in_the_folder(home: Home, tmp_path: Path) -> None:
