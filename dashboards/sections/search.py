@@ -20,7 +20,7 @@ MOST_ARMS = 12
 """Arms whose drawings are shown; all are in the table."""
 MOST_MARKS = 5000
 """Points and lines of all drawings of this section together."""
-MOST_IMPORTANCE_TRIALS = 3000
+MOST_IMPORTANCE_TRIALS = 1500
 """Of all arms together: PED-ANOVA needs no more."""
 FEW_ARMS, MOST_CONTOURS = 4, 3
 """Pairs of parameters of an arm where there are few arms; where there are more, one."""
