@@ -134,6 +134,8 @@ def _history_caption(search: ArmSearch, most: int) -> str:
     ]
     shown = f"{min(most, count)} of {count}" if most < count else str(count)
     sentence = f"History: {shown} trials at full length, and the best value so far (line)."
+    if most < count:
+        sentence += " This and the drawings below show an even choice of them, the best one included."
     return sentence + (f" Left out: {', '.join(left_out)}." if left_out else "")
 
 
