@@ -433,6 +433,65 @@ def report(
     raise typer.Exit(ANSWERED if answer.complete else NO_ANSWER)
 
 
+@app.command()
+def export(
+    name: Name,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make.")],
+    arm: Annotated[str | None, typer.Option(help="Default: the arm that the answer ranks best.")] = None,
+    replicate: Annotated[int | None, typer.Option(help="Default: the first that has finished.")] = None,
+    torch_export: Annotated[bool, typer.Option("--torch-export", help="Also model.pt2.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx; needs the extra `onnx`.")] = False,
+    register: Annotated[bool, typer.Option("--register", help="Also as a version in MLflow.")] = False,
+    register_as: Annotated[str | None, typer.Option(help="Under this name; default: STUDY.ARM.")] = None,
+    home: HomeOption = "runs",
+    tracking_uri: TrackingOption = None,
+    storage_path: PlaceOption = None,
+) -> None:
+    """A study's network as a folder: safetensors, what prediction needs, a model card.
+
+    Example: python -m study export ablation_pixels lesions --arm "statistic + 5 pixels"
+    """
+    from study import model_commands
+
+    formats = [file for file, wanted in (("model.pt2", torch_export), ("model.onnx", onnx)) if wanted]
+    registered = (register or register_as is not None, register_as)
+    raise typer.Exit(
+        model_commands.export(
+            name, destination, arm, replicate, formats, registered, home, tracking_uri, storage_path, out
+        )
+    )
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="An exported folder, or models:/NAME/VERSION.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI, PNG or Parquet, or a folder.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File or folder to make.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Slices at once; default: by their size.")] = None,
+    intensities: Annotated[
+        str | None,
+        typer.Option(help="stored, window:LOW:HIGH or percentile:P; default: as the model's data were."),
+    ] = None,
+    orientation: Annotated[
+        str | None, typer.Option(help="axial or stored; default: as the model's data were.")
+    ] = None,
+    home: HomeOption = "runs",
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Segments images with an exported model; masks have the format, size and affine of their images.
+
+    \b
+    Examples:
+      python -m study predict lesions ct.nii.gz mask.nii.gz
+      python -m study predict lesions folder_of_png masks
+    """
+    from study import model_commands
+
+    how = {"device": device, "batch": batch_size, "intensities": intensities, "orientation": orientation}
+    raise typer.Exit(model_commands.predict(model, source, target, home, tracking_uri, out, how))
+
+
 def main(program: str = "python -m study", commands: typer.Typer = app) -> None:
     """Entry point. A user's mistake becomes one sentence and exit code 2; a bug keeps its trace."""
     keep_off_the_process_list()

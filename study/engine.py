@@ -28,13 +28,18 @@ from study.capacity import Capacity
 from study.gauges import Gauges
 from study.masking import holds_secret
 from study.pretraining import NETWORK
+from study.segments import CONTINUES, DiskFullError
 from study.stopping import Orders, end_now, stop_on_signal
+from trainables.failures import DISK_FULL
 from trainables.metrics import METRICS
 from trainables.store import Store
 from trainables.titles import title
 
 WATCH_EVERY = 2.0
 """Seconds between two looks at whether the cluster still has a node, and which of them are about to go."""
+
+STARVED = "timed out during startup"
+"""What Ray says when its own limit for a start, which is fixed, was too short."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that the head node of a cluster has to accept a connection."""
@@ -112,6 +117,13 @@ def connect(machine: Machine, witness: tuple[Store, str] | None = None) -> tuple
         raise UserError(
             f"A Ray cluster must answer at {machine.address!r}, but: {reason}; check --address (RAY_ADDRESS) "
             "and that RAY_AUTH_MODE is the same on every node."
+        ) from error
+    except Exception as error:  # Ray 2.60 has no class of its own for it
+        if STARVED not in str(error):
+            raise
+        raise UserError(
+            "Ray must start within 30 seconds, but did not, for other work takes this machine; give the same "
+            "command again when it has less to do."
         ) from error
     if machine.gpus_per_trial is None:
         some = any(node["Alive"] and node["Resources"].get("GPU", 0.0) >= 1 for node in ray.nodes())
@@ -301,6 +313,12 @@ def disconnect() -> None:
 
 
 def payload_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What `trainables.trainable` packed into a result of Tune."""
+    """What `trainables.trainable` packed into a result of Tune.
+
+    Raises DiskFullError when the trial could not write: nothing is wrong with it, and it goes on from its
+    last checkpoint.
+    """
     decoded: dict[str, Any] = json.loads(result["payload"])
+    if decoded.get("failure") == DISK_FULL:
+        raise DiskFullError(f"A trial could not be written ({decoded['reason']}): {CONTINUES}")
     return decoded

@@ -54,6 +54,8 @@ class Runs:
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        # A full disk, say, with a trace; the delivery tells it in a line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         # With a bare database the default for artifacts is the current folder.
         served = uri.startswith(("http://", "https://"))
         if uri.startswith(SQLITE):
@@ -243,3 +245,59 @@ def _prepare_sqlite(path: Path) -> None:
         draft.unlink()
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA schema_version")
+
+
+class Registry:
+    """Registered models whose versions are plain files among the artifacts of an arm's run.
+
+    Raises OSError for a database file that is not there: nothing is made up.
+    """
+
+    FOLDER = "study.folder"
+    """Tag of a version: where its files lie in its run."""
+
+    def __init__(self, uri: str) -> None:
+        import mlflow
+
+        if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE).partition("?")[0]).is_file():
+            raise FileNotFoundError("there is no such file")
+        for chatty in ("mlflow", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def arm_run(self, experiment: str, arm: str) -> str | None:
+        """Id of the arm's run; None where there is none."""
+        found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            return None
+        runs = self._client.search_runs([found.experiment_id], "tags.`study.kind` = 'arm'", max_results=_PAGE)
+        return next((run.info.run_id for run in runs if run.data.tags.get("study.arm") == arm), None)
+
+    def add_version(
+        self,
+        name: str,
+        run_id: str,
+        files: Sequence[Path],
+        folder: str,
+        tags: Mapping[str, str],
+        description: str,
+    ) -> int:
+        """The number of a new version of the model `name`, made where it is new."""
+        for file in files:
+            self._client.log_artifact(run_id, str(file), folder)
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name, description=description)
+        source = f"{self._client.get_run(run_id).info.artifact_uri}/{folder}"
+        version = self._client.create_model_version(
+            name, source, run_id, tags={**tags, self.FOLDER: folder}, description=description
+        )
+        return int(version.version)
+
+    def fetch(self, name: str, version: str, into: Path, needed: str) -> Path | None:
+        """The files of a version in a folder below `into`; None where it was not made by `add_version`."""
+        found = self._client.get_model_version(name, version)
+        folder = found.tags.get(self.FOLDER, "")
+        if not folder or not found.run_id:
+            return None
+        place = Path(self._client.download_artifacts(found.run_id, folder, str(into)))
+        return place if (place / needed).is_file() else None

@@ -40,6 +40,7 @@ from study.ownership import Claims, Owner
 from study.pictures import learning_curves
 from study.pretraining import Networks
 from study.results import TrialRow
+from study.segments import full_disk_told
 from study.spec import PRETRAINING, Study
 from study.stopping import stop_on_signal
 from study.tracking import Tracker
@@ -198,7 +199,11 @@ def run(
     Only one driver at a time; the same call again continues, after any end of the last one.
     """
     study, folder = prepared.study, prepared.folder
-    with folder.locked(), tempfile.TemporaryDirectory(prefix="study-") as room:
+    with (
+        full_disk_told(prepared.home.path),
+        folder.locked(),
+        tempfile.TemporaryDirectory(prefix="study-") as room,
+    ):
         frozen = folder.frozen()
         if frozen is not None:
             agree(frozen, study)

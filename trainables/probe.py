@@ -17,10 +17,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from trainables import failures
+from trainables import failures, inference
 from trainables.data.dataset import open_dataset
 from trainables.failures import NotFiniteError
-from trainables.loop import EVALUATION_BATCH, Training
+from trainables.loop import Training
 from trainables.trial import Trial
 
 LENGTH = 1_000_000
@@ -160,7 +160,7 @@ class Probe:
         for beginning in (0, LENGTH // 2, LENGTH - STEPS):
             training.iteration = beginning
             _advance(training)
-        training.predict(training.split.val[:EVALUATION_BATCH])
+        training.predict(training.split.val[: inference.BATCH])
         kept_by = training.trial.protocol.kept_by
         if kept_by is not None:
             training.keep({kept_by: 0.0})

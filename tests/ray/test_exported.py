@@ -20,7 +20,7 @@ from study.spec import Study
 from tests.infra.test_grafana import OF_TRIALS, ON_GPUS, expressions, selectors
 from tests.ray import driver
 from tests.ray.conftest import ROOT, Runner
-from tests.ray.toy import RecordedTrainable
+from tests.ray.recorded import RecordedTrainable
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

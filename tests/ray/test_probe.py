@@ -15,7 +15,7 @@ from study.engine import Machine
 from study.gpu_sharing import samples
 from study.home import Home
 from tests.ray.conftest import ROOT, Runner
-from tests.ray.toy import MadeUpGpu
+from tests.ray.made_up_gpu import MadeUpGpu
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 

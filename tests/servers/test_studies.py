@@ -36,9 +36,7 @@ class Servers:
         self.begin = start
         client: Any = mlflow.MlflowClient(tracking_uri=mlflow_server.uri)
         self.client = client
-        for experiment in client.search_experiments():  # the server is the session's
-            if experiment.name != "Default":
-                client.rename_experiment(experiment.experiment_id, f"of an earlier test {time.time()}")
+        mlflow_server.set_aside()
 
     def orders(self, **orders: Any) -> None:
         (self.home / ORDERS).write_text(json.dumps({"samples": SAMPLES_BYTES, **orders}))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 
 import pytest
+import ray
 
 from search_spaces import UserError
 from study import engine
 from study.capacity import slots_of
 from study.engine import Machine
+from study.segments import DiskFullError
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
@@ -22,6 +25,29 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
         with pytest.raises(UserError, match=r"must answer at .* but: .*refused.*--address"):
             engine.connect(Machine(address=address))
     assert time.monotonic() - started < 5
+
+
+def test_a_machine_that_is_too_busy_for_ray_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on two cores with thirty programs; any other error of Ray's start is a bug and keeps its trace."""
+
+    def init(**options: object) -> None:
+        raise Exception(reason)
+
+    monkeypatch.setattr(ray, "init", init)
+    reason = "The current node timed out during startup. This could happen because"
+    with pytest.raises(UserError, match=r"^Ray must start within 30 seconds, .* the same command again"):
+        engine.connect(Machine())
+    reason = "something else"
+    with pytest.raises(Exception, match=r"^something else$"):
+        engine.connect(Machine())
+
+
+def test_a_trial_that_could_not_be_written_ends_the_run_and_not_the_trial() -> None:
+    result = {"payload": json.dumps({"state": "failed", "failure": "disk_full", "reason": "[Errno 28] full"})}
+    with pytest.raises(
+        DiskFullError, match=r"^A trial could not be written \(\[Errno 28\] full\): .*again to"
+    ):
+        engine.payload_of(result)
 
 
 def test_a_trial_that_fits_nowhere_is_refused() -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.unit.trainables.toy_data import protocol, trial_on
-from trainables import probe
+from trainables import inference, probe
 from trainables.data.dataset import Dataset
 from trainables.failures import NotFiniteError
-from trainables.loop import EVALUATION_BATCH, Training
+from trainables.loop import Training
 from trainables.probe import LENGTH, STEPS, CudaCounter, Probe
 from trainables.trial import Trial
 
@@ -92,7 +92,7 @@ def test_each_trial_is_trained_at_three_moments_and_validated(
     one = place.probe(300, 200)
     first = one.load(place.raw())
     assert advanced == [(0, STEPS), (LENGTH // 2, LENGTH // 2 + STEPS), (LENGTH - STEPS, LENGTH)]
-    assert [len(rows) for _, rows in predicted] == [min(EVALUATION_BATCH, len(place.dataset.folds[0].val))]
+    assert [len(rows) for _, rows in predicted] == [min(inference.BATCH, len(place.dataset.folds[0].val))]
     assert (first.fits, first.peak_bytes, first.outside_bytes, first.total_bytes) == (True, 300, 50, 1000)
     assert first.name == "made up"
     assert one.load(place.raw(seed=1)).peak_bytes == 200  # the peak counts anew

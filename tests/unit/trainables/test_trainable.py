@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,18 +196,41 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint(place: Place, monkeypatch
     checkpoint = place.folder_of(trial) / CHECKPOINT
     before = checkpoint.read_bytes()
 
-    def half(saved: object, file: BinaryIO) -> None:
-        file.write(b"half a checkpoint")
+    def killed(file: int) -> None:
         raise KeyboardInterrupt  # nothing inside may catch what ends a process
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", half)
+        patch.setattr(os, "fsync", killed)
         with pytest.raises(KeyboardInterrupt):
             running.step()
     assert checkpoint.read_bytes() == before
     reports = to_its_end(place.start(trial))
     assert len(reports) == 2
     assert reports[-1]["state"] == "finished"
+
+
+def test_a_full_disk_is_no_bug_of_the_trial(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the new checkpoint takes space, the old one is whole, and from there it goes on."""
+    trial = place.trial()
+    expected = without_time(to_its_end(place.start(trial))[-1])
+    checkpoint = place.folder_of(trial) / CHECKPOINT
+    checkpoint.unlink()
+    running = place.start(trial)
+    report(running)
+    before = checkpoint.read_bytes()
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        last = report(running)
+    assert (last["failure"], last["reason"]) == ("disk_full", "[Errno 28] No space left on device")
+    assert checkpoint.read_bytes() == before
+    assert list(place.folder_of(trial).iterdir()) == [checkpoint]
+    reports = to_its_end(place.start(trial))
+    assert len(reports) == 2
+    assert without_time(reports[-1]) == expected
 
 
 def test_a_checkpoint_is_replaced_not_overwritten(place: Place) -> None:
