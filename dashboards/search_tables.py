@@ -89,7 +89,10 @@ def _search(
     full = [
         Point(row.number, {name: row.parameters[name] for name in space}, row.value)
         for row in own
-        if row.state == "finished" and row.value is not None and space.keys() <= row.parameters.keys()
+        if row.state == "finished"
+        and row.value is not None
+        and math.isfinite(row.value)
+        and space.keys() <= row.parameters.keys()
     ]
     stopped = sum(row.state == "pruned" for row in own)
     return ArmSearch(
@@ -139,7 +142,7 @@ def numeric(space: Mapping[str, Domain]) -> list[str]:
 
 
 def contour(search: ArmSearch, x: str, y: str) -> Contour:
-    """Linear between the points, which are at least FEWEST_FOR_CONTOURS and not on one line.
+    """Linear between the points: at least FEWEST_FOR_CONTOURS, not on one line, of more than one value.
 
     Raises UserError otherwise, with a sentence for the page.
     """
@@ -155,6 +158,8 @@ def contour(search: ArmSearch, x: str, y: str) -> Contour:
             f"Contours need {FEWEST_FOR_CONTOURS} different configurations at full length, but {distinct} "
             "are there."
         )
+    if len({point.value for point in search.points}) == 1:
+        raise UserError("All configurations gave the same value, so there are no contours.")
     unit = np.linspace(0, 1, GRID)
     try:
         values = griddata(

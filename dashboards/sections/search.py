@@ -20,7 +20,7 @@ MOST_ARMS = 12
 """Arms whose drawings are shown; all are in the table."""
 MOST_MARKS = 5000
 """Points and lines of all drawings of this section together."""
-MOST_IMPORTANCE_TRIALS = 3000
+MOST_IMPORTANCE_TRIALS = 1500
 """Of all arms together: PED-ANOVA needs no more."""
 FEW_ARMS, MOST_CONTOURS = 4, 3
 """Pairs of parameters of an arm where there are few arms; where there are more, one."""
@@ -134,6 +134,8 @@ def _history_caption(search: ArmSearch, most: int) -> str:
     ]
     shown = f"{min(most, count)} of {count}" if most < count else str(count)
     sentence = f"History: {shown} trials at full length, and the best value so far (line)."
+    if most < count:
+        sentence += " This and the drawings below show an even choice of them, the best one included."
     return sentence + (f" Left out: {', '.join(left_out)}." if left_out else "")
 
 

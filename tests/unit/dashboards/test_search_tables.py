@@ -60,12 +60,13 @@ def test_only_full_lengths_are_points_and_the_others_are_counted():
         row(5, state="running"),
         row(6, details={"same_as": 0}),
         row(7, value=None),
+        row(8, value=math.inf),
         row(0, phase="confirm"),
     ]
     (search,) = searches(a_study(), rows)
     assert [(p.number, p.value) for p in search.points] == [(0, 0.6), (3, 0.4)]
     assert search.points[0].parameters == {"learning_rate": 5e-3}
-    assert (search.stopped, search.broken, search.repeated) == (1, 3, 1)
+    assert (search.stopped, search.broken, search.repeated) == (1, 4, 1)
     assert search.best == search.points[0]
 
 
@@ -131,6 +132,8 @@ def test_too_few_or_aligned_points_have_no_contour():
     line = [{"rate": 10 ** (-3 + 0.1 * n), "count": 3, "kind": "x"} for n in range(12)]
     with pytest.raises(UserError, match="on one line over rate and count"):
         contour(a_search(list(range(12)), parameters=line), "rate", "count")
+    with pytest.raises(UserError, match="All configurations gave the same value"):
+        contour(a_search([0.1] * 12), "rate", "count")
 
 
 def test_importances_find_the_parameter_that_decides():
