@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE = 180.0
+PATIENCE = 120.0
 """Seconds that a page may take to show something on a busy machine."""
 
 PROGRAMS = ("chromium", "chromedriver")
