@@ -93,6 +93,11 @@ class Browser:
         links = lambda: (e for e in self.all("a") if e.text.startswith(text) and e.is_displayed())  # noqa: E731
         return self.until(lambda: next(links(), None), f"no link says {text!r}")
 
+    def click(self, element: WebElement) -> None:
+        """In the middle of the window, at once: a page that scrolls smoothly would move under the click."""
+        self.run("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", element)
+        element.click()
+
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
