@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.ticker import MaxNLocator
 
 from dashboards import drawing, search_tables
 from dashboards.curve_tables import thinned
@@ -49,7 +50,7 @@ def history(search: ArmSearch, quality: str, most: int) -> str:
         _dots(axes, search, points, [p.number for p in points])
         axes.set_xlabel("trial of the search")
         axes.set_ylabel(_wrapped(quality))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return drawing.svg(figure, title=f"Optimisation history of {search.arm}")
 
 
@@ -117,10 +118,9 @@ def contours(search: ArmSearch, drawn: Sequence[Contour], quality: str, most: in
             surface = axes.contourf(
                 contour.grid_x, contour.grid_y, contour.values, levels, cmap=colours, antialiased=True
             )
-            places = [
-                [_at(d, p.parameters[name]) for p in points] for d, name in ((x, contour.x), (y, contour.y))
-            ]
-            axes.scatter(*places, s=9, color=_ON_SURFACE, edgecolors="white", linewidths=0.4)
+            across = [_at(x, p.parameters[contour.x]) for p in points]
+            up = [_at(y, p.parameters[contour.y]) for p in points]
+            axes.scatter(across, up, s=9, color=_ON_SURFACE, edgecolors="white", linewidths=0.4)
             _scale(axes, x, "x")
             _scale(axes, y, "y")
             axes.set_xlabel(drawing.plain(contour.x))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dashboards.tables import metric_name
 from study.answer import estimate
 from study.conclusion import Answer, ArmAnswer, PairAnswer
-from study.spec import Study
+from study.spec import Study, search_trials
 from study.stats import NOT_SEPARATED, TOO_FEW_CASES
 from trainables.metrics import METRICS
 
@@ -76,10 +76,15 @@ def measured(spec: Study, answer: Answer) -> str:
     counted = f" ({' to '.join(map(str, dict.fromkeys((cases[0], cases[-1]))))})" if cases else ""
     seeds, folds = len(spec.replicates.seeds), len(spec.replicates.folds)
     runs = f"{_count(seeds, 'fresh seed')}" + (f" on {_count(folds, 'fold')}" if folds > 1 else "")
+    searched = any(search_trials(spec, arm) for arm in spec.arms)
+    how = (
+        "What each arm's search selected on the validation split was trained again"
+        if searched
+        else "Each arm was trained as it stands, without a search,"
+    )
     direction = "greater" if spec.greater_is_better else "smaller"
     return (
-        f"Each arm's configuration was selected on the validation split, trained again on {runs}, and scored "
-        f"once on the test split of {spec.data.dataset.rsplit('/', 1)[-1]}. "
+        f"{how} on {runs}, and scored once on the test split of {spec.data.dataset.rsplit('/', 1)[-1]}. "
         f"{metric_name(spec.metric)} per case{counted}, "
         f"{direction} is better; intervals are 95 % BCa bootstrap over cases, p-values are of Wilcoxon's "
         "signed-rank test after Holm's correction over the study's pairs."

@@ -38,7 +38,8 @@ class Format(enum.StrEnum):
 
 ENVIRONMENT = (
     "Environment: STUDY_HOME, STUDY_DATASET, RAY_ADDRESS, STUDY_CPUS_PER_TRIAL, STUDY_GPUS_PER_TRIAL, "
-    "STUDY_MAX_CONCURRENT, MLFLOW_TRACKING_URI and STUDY_OPTUNA_STORAGE stand for the options of those names."
+    "STUDY_MAX_CONCURRENT, MLFLOW_TRACKING_URI, STUDY_OPTUNA_STORAGE and STUDY_STORAGE_PATH stand for "
+    "the options of those names."
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study: `python -m study list`.")]
@@ -64,11 +65,12 @@ CpusOption = Annotated[
     typer.Option("--cpus-per-trial", envvar="STUDY_CPUS_PER_TRIAL", help="CPUs, and threads, of a trial."),
 ]
 GpusOption = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--gpus-per-trial",
         envvar="STUDY_GPUS_PER_TRIAL",
-        help="Fractions share a GPU; default 1 if there is one.",
+        metavar="NUMBER|auto",
+        help="Fractions share a GPU; auto measures how many; default 1 if there is one.",
     ),
 ]
 ConcurrentOption = Annotated[
@@ -86,6 +88,14 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         "--optuna-storage", envvar="STUDY_OPTUNA_STORAGE", help="Database URL; default: SQLite in the study."
+    ),
+]
+PlaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage-path",
+        envvar="STUDY_STORAGE_PATH",
+        help="Folder or s3://BUCKET/PREFIX of checkpoints and networks; default: the home.",
     ),
 ]
 
@@ -158,6 +168,7 @@ def plan(
     set_: SetOption = None,
     home: HomeOption = "runs",
     cpus_per_trial: CpusOption = 1.0,
+    gpus_per_trial: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
@@ -168,7 +179,7 @@ def plan(
     from study import commands
 
     study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=None)
-    commands.show_plan(study, home, cpus_per_trial, max_concurrent, format_.value, out)
+    commands.show_plan(study, home, cpus_per_trial, gpus_per_trial, max_concurrent, format_.value, out)
 
 
 @app.command()
@@ -187,6 +198,7 @@ def run(
     trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
+    storage_path: PlaceOption = None,
     dashboard: Annotated[bool, typer.Option(help="Start Ray's dashboard on loopback.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
@@ -203,12 +215,14 @@ def run(
 
     study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=fork)
     if dry_run:
-        commands.show_plan(study, home, cpus_per_trial, max_concurrent, "table", out)
+        commands.show_plan(
+            study, home, cpus_per_trial, gpus_per_trial, max_concurrent, "table", out, storage_path
+        )
         return
     machine = commands.machine(
         address, cpus_per_trial, gpus_per_trial, max_concurrent, dashboard, trial_timeout
     )
-    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage))
+    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage, storage_path))
 
 
 @app.command()
@@ -224,6 +238,7 @@ def extend(
     trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
+    storage_path: PlaceOption = None,
 ) -> None:
     """More trials or replicates for a study.
 
@@ -235,7 +250,7 @@ def extend(
 
     study = commands.extended(name, trials, replicates, home)
     machine = commands.machine(address, cpus_per_trial, gpus_per_trial, max_concurrent, False, trial_timeout)
-    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage))
+    raise typer.Exit(commands.run(study, home, machine, out, tracking_uri, optuna_storage, storage_path))
 
 
 @app.command()
@@ -259,6 +274,7 @@ def submit(
     trial_timeout: TimeoutOption = None,
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
+    storage_path: PlaceOption = None,
 ) -> None:
     """Run or continue a study on a Ray cluster, without this machine.
 
@@ -282,6 +298,7 @@ def submit(
         "--trial-timeout": trial_timeout,
         "--tracking-uri": tracking_uri,
         "--optuna-storage": optuna_storage,
+        "--storage-path": storage_path,
     }
     out.print(commands.submit(study, name, home, address, options), soft_wrap=True)
 
@@ -414,6 +431,65 @@ def report(
     if format_ is Format.table or output is not None:
         made.publish(output)
     raise typer.Exit(ANSWERED if answer.complete else NO_ANSWER)
+
+
+@app.command()
+def export(
+    name: Name,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make.")],
+    arm: Annotated[str | None, typer.Option(help="Default: the arm that the answer ranks best.")] = None,
+    replicate: Annotated[int | None, typer.Option(help="Default: the first that has finished.")] = None,
+    torch_export: Annotated[bool, typer.Option("--torch-export", help="Also model.pt2.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx; needs the extra `onnx`.")] = False,
+    register: Annotated[bool, typer.Option("--register", help="Also as a version in MLflow.")] = False,
+    register_as: Annotated[str | None, typer.Option(help="Under this name; default: STUDY.ARM.")] = None,
+    home: HomeOption = "runs",
+    tracking_uri: TrackingOption = None,
+    storage_path: PlaceOption = None,
+) -> None:
+    """A study's network as a folder: safetensors, what prediction needs, a model card.
+
+    Example: python -m study export ablation_pixels lesions --arm "statistic + 5 pixels"
+    """
+    from study import model_commands
+
+    formats = [file for file, wanted in (("model.pt2", torch_export), ("model.onnx", onnx)) if wanted]
+    registered = (register or register_as is not None, register_as)
+    raise typer.Exit(
+        model_commands.export(
+            name, destination, arm, replicate, formats, registered, home, tracking_uri, storage_path, out
+        )
+    )
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="An exported folder, or models:/NAME/VERSION.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI, PNG or Parquet, or a folder.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File or folder to make.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Slices at once; default: by their size.")] = None,
+    intensities: Annotated[
+        str | None,
+        typer.Option(help="stored, window:LOW:HIGH or percentile:P; default: as the model's data were."),
+    ] = None,
+    orientation: Annotated[
+        str | None, typer.Option(help="axial or stored; default: as the model's data were.")
+    ] = None,
+    home: HomeOption = "runs",
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Segments images with an exported model; masks have the format, size and affine of their images.
+
+    \b
+    Examples:
+      python -m study predict lesions ct.nii.gz mask.nii.gz
+      python -m study predict lesions folder_of_png masks
+    """
+    from study import model_commands
+
+    how = {"device": device, "batch": batch_size, "intensities": intensities, "orientation": orientation}
+    raise typer.Exit(model_commands.predict(model, source, target, home, tracking_uri, out, how))
 
 
 def main(program: str = "python -m study", commands: typer.Typer = app) -> None:

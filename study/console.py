@@ -33,7 +33,7 @@ class Screen:
         self,
         console: Console,
         board: Board,
-        slots: int,
+        slots: Callable[[], int],
         folder: Path,
         *,
         dashboard: str = "",
@@ -91,7 +91,7 @@ class Screen:
         done = sum(one.iterations for one in running if one.phase == "pretrain")
         return Live(
             started=self.started,
-            slots=self.slots,
+            slots=self.slots(),
             running=running,
             usage=self._usage,
             pretraining_iterations=max(0, missing - done),

@@ -16,23 +16,30 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search_spaces import UserError
 from study.board import Board, Job
+from study.capacity import Capacity
 from study.gauges import Gauges
+from study.masking import holds_secret
+from study.pretraining import NETWORK
+from study.segments import CONTINUES, DiskFullError
 from study.stopping import Orders, end_now, stop_on_signal
+from trainables.failures import DISK_FULL
 from trainables.metrics import METRICS
+from trainables.store import Store
 from trainables.titles import title
 
 WATCH_EVERY = 2.0
 """Seconds between two looks at whether the cluster still has a node, and which of them are about to go."""
 
-SEEN_WITHIN = 10.0
-"""Seconds that a file may take to show on another node of a cluster."""
+STARVED = "timed out during startup"
+"""What Ray says when its own limit for a start, which is fixed, was too short."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that the head node of a cluster has to accept a connection."""
@@ -48,6 +55,8 @@ class Machine:
     cpus_per_trial: float = 1.0
     gpus_per_trial: float | None = None
     """None: a whole one where the machine, or the cluster, has any."""
+    measure_gpus: bool = False
+    """Whether `study.ray_probe` settles the share of a GPU once Ray runs."""
     max_concurrent: int | None = None
     dashboard: bool = False
     trial_timeout: float | None = None
@@ -69,17 +78,18 @@ def _environment() -> None:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
         "TUNE_WARN_THRESHOLD_S": "1000",
+        "TUNE_MAX_PENDING_TRIALS_PG": "200",  # our searcher says how many; Tune would start one at a time
         "TUNE_RESULT_BUFFER_LENGTH": "0",
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }.items():
         os.environ.setdefault(name, value)
 
 
-def connect(machine: Machine, witness: Path | None = None) -> tuple[Machine, int]:
+def connect(machine: Machine, witness: tuple[Store, str] | None = None) -> tuple[Machine, Capacity]:
     """Starts Ray in this process, or joins a cluster. Raises UserError.
 
     Every node of a cluster must see the file `witness`, for trials leave their checkpoints beside it.
-    Returns the machine with its GPU share settled, and how many trials fit at once.
+    Returns the machine with its GPU share settled, and how many trials fit at once, now and later.
     """
     _environment()
     if machine.address is None:
@@ -108,51 +118,17 @@ def connect(machine: Machine, witness: Path | None = None) -> tuple[Machine, int
             f"A Ray cluster must answer at {machine.address!r}, but: {reason}; check --address (RAY_ADDRESS) "
             "and that RAY_AUTH_MODE is the same on every node."
         ) from error
-    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    except Exception as error:  # Ray 2.60 has no class of its own for it
+        if STARVED not in str(error):
+            raise
+        raise UserError(
+            "Ray must start within 30 seconds, but did not, for other work takes this machine; give the same "
+            "command again when it has less to do."
+        ) from error
     if machine.gpus_per_trial is None:
-        some = any(resources.get("GPU", 0.0) >= 1 for resources in nodes.values())
+        some = any(node["Alive"] and node["Resources"].get("GPU", 0.0) >= 1 for node in ray.nodes())
         machine = dataclasses.replace(machine, gpus_per_trial=1.0 if some else 0.0)
-    slots = _slots(list(nodes.values()), machine)
-    if machine.address is not None and witness is not None:
-        _require_sight(witness, [name for name, resources in nodes.items() if _fits(resources, machine)])
-    return machine, slots
-
-
-def _require_sight(witness: Path, nodes: Sequence[str]) -> None:
-    """Raises UserError when a node has another file there, or none: its trials would be lost with it."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    def trouble(path: Path, content: bytes, patience: float) -> str:
-        """Sent as it is, so that a node without this package can tell."""
-        import importlib.util
-        import time
-
-        if importlib.util.find_spec("trainables") is None:
-            return "does not have this package installed"
-        end = time.monotonic() + patience  # a network file system may show a new file late
-        while not path.exists() or path.read_bytes() != content:
-            if time.monotonic() > end:
-                return f"does not see {path.parent}"
-            time.sleep(0.2)
-        return ""
-
-    task, content = ray.remote(num_cpus=0, max_retries=0)(trouble), witness.read_bytes()
-    told = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            witness, content, SEEN_WITHIN
-        )
-        for node in nodes
-    ]
-    names = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
-    for node, reference in zip(nodes, told, strict=True):
-        with contextlib.suppress(ray.exceptions.RayError):  # it died meanwhile, and will run no trial
-            reason = ray.get(reference)
-            if reason:
-                raise UserError(
-                    f"Every node of the cluster must have this package and share the home folder, but "
-                    f"{names[node]} {reason}; install it there, or name another --home (STUDY_HOME)."
-                )
+    return machine, Capacity(machine, None if machine.address is None else witness)
 
 
 def _require_answer(address: str) -> None:
@@ -174,30 +150,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _slots(nodes: Sequence[Mapping[str, float]], machine: Machine) -> int:
-    """Trials that fit at once. Raises UserError when not even one does: Ray would wait for ever."""
-    slots = sum(_fits(resources, machine) for resources in nodes)
-    if slots < 1:
-        largest = [max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")]
-        where = "the machine has" if len(nodes) == 1 else "no node of the cluster has more than"
-        raise UserError(
-            f"A trial asks for {machine.cpus_per_trial:g} CPUs and {machine.gpus_per_trial or 0:g} GPUs, but "
-            f"{where} {largest[0]:g} and {largest[1]:g}; lower --cpus-per-trial or --gpus-per-trial."
-        )
-    return min(slots, machine.max_concurrent or slots)
+def run(
+    board: Board, machine: Machine, slots: Capacity, folder: Path, *, place: Store, trainable: type
+) -> None:
+    """Runs every job of the board, until it is finished or Ctrl-C (SIGTERM) asks to stop.
 
-
-def _fits(resources: Mapping[str, float], machine: Machine) -> int:
-    """Trials that fit on one node: a trial never spans two, nor its share of a GPU two GPUs."""
-    fits = [int(resources.get("CPU", 0.0) / machine.cpus_per_trial + 1e-9)]
-    if share := machine.gpus_per_trial:
-        gpus = resources.get("GPU", 0.0)
-        fits.append(int(gpus) * int(1 / share + 1e-9) if share < 1 else int(gpus / share + 1e-9))
-    return min(fits)
-
-
-def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: type) -> None:
-    """Runs every job of the board, until it is finished or Ctrl-C (SIGTERM) asks to stop."""
+    folder: of the study, in the home; place: where its trials leave their files, and all workers see them.
+    """
     from ray import tune
     from ray.util.metrics import Gauge
 
@@ -206,7 +165,11 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
     networks = board.pretraining.networks
     scratch = folder / "ray"
     shutil.rmtree(scratch, ignore_errors=True)  # Tune's own records of an earlier run: nothing of it is read
-    orders = Orders(scratch / "orders")
+    # Tune writes down what its trials are given: for the owner's eyes where that holds a secret.
+    scratch.mkdir(mode=0o700 if holds_secret(place.uri) else 0o777, exist_ok=True)
+    # A driver of another home may run a study of this name in the same store: each gives its own orders.
+    ours = None if place.is_local else place.child("orders", uuid.uuid4().hex)
+    orders = Orders(scratch / "orders", copied_to=ours)
     gauges = Gauges(board.study.name, board.study.metric, Gauge)
 
     def config_of(job: Job) -> dict[str, Any]:
@@ -215,20 +178,20 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
             "trial": job.trial.to_dict(),
             "key": job.row.key,
             "study": board.study.name,
-            "folder": str(trial_folder(folder, job.row.key)),
+            "folder": trial_folder(place, job.row.key).uri,
             "cache": str(folder.parent / "cache"),
             "metric": board.study.metric,
             "watch": [name for name in board.study.watch if name in METRICS],
-            "start": None if start is None else str(networks.file(start.key())),
-            "network": str(networks.file(job.row.key)) if job.phase == "pretrain" else None,
+            "start": None if start is None else networks.folder(start.key()).file(NETWORK),
+            "network": networks.folder(job.row.key).file(NETWORK) if job.phase == "pretrain" else None,
             "threads": machine.threads,
             "gpus": machine.gpus_per_trial,
-            "orders": str(orders.path),
+            "orders": orders.address,
             "time_limit": machine.trial_timeout,
             "job": list(job.id),
         }
 
-    searcher = BoardSearcher(board, config_of)
+    searcher = BoardSearcher(board, config_of, slots)
     resources = {"cpu": machine.cpus_per_trial, "gpu": machine.gpus_per_trial}
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
@@ -237,7 +200,6 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
             scheduler=BoardScheduler(searcher),
             num_samples=-1,
             reuse_actors=True,
-            max_concurrent_trials=slots,
             trial_name_creator=_trial_name,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
@@ -251,18 +213,20 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, trainable: 
         # The signals again: Ray put its own handlers in their place when it started.
         with (
             _quiet(folder / "ray.log"),
-            _while_a_node_lives(orders, lambda: gauges.tell(list(board.running.values()))),
+            _while_a_node_lives(orders, slots, lambda: gauges.tell(list(board.running.values()))),
             stop_on_signal(board, orders),
         ):
             tuner.fit()
     except BoardError as carrier:
         raise carrier.error from None
+    finally:
+        orders.end()
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def trial_folder(folder: Path, key: str) -> Path:
+def trial_folder(place: Store, key: str) -> Store:
     """Where a trial's checkpoint and pictures lie."""
-    return folder / "trials" / key
+    return place.child("trials", key)
 
 
 def _trial_name(trial: Any) -> str:
@@ -300,10 +264,10 @@ class BoardError(BaseException):
 
 
 @contextlib.contextmanager
-def _while_a_node_lives(orders: Orders, tell: Callable[[], None]) -> Iterator[None]:
+def _while_a_node_lives(orders: Orders, slots: Capacity, tell: Callable[[], None]) -> Iterator[None]:
     """Tune would wait for ever for a cluster that lost its last node. Raises RuntimeError instead.
 
-    At every look `tell` is called.
+    As long as nodes live, they are counted; at every look `tell` is called.
 
     The workers of a node that is being drained are told to leave: `ray start --block` that gets SIGTERM, and
     autoscalers that give a machine back, do that before they end Ray's processes there (30 s, Ray 2.60).
@@ -320,6 +284,7 @@ def _while_a_node_lives(orders: Orders, tell: Callable[[], None]) -> Iterator[No
                 lost.set()
                 end_now()
                 return
+            slots.look()
             for node in state.get_draining_nodes().keys() - told:
                 with contextlib.suppress(OSError):  # the disk is full: next time perhaps
                     orders.give(node)
@@ -348,6 +313,12 @@ def disconnect() -> None:
 
 
 def payload_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What `trainables.trainable` packed into a result of Tune."""
+    """What `trainables.trainable` packed into a result of Tune.
+
+    Raises DiskFullError when the trial could not write: nothing is wrong with it, and it goes on from its
+    last checkpoint.
+    """
     decoded: dict[str, Any] = json.loads(result["payload"])
+    if decoded.get("failure") == DISK_FULL:
+        raise DiskFullError(f"A trial could not be written ({decoded['reason']}): {CONTINUES}")
     return decoded

@@ -9,10 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
 HIDDEN = "***"
-PASSWORDS = ("PGPASSWORD", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+PASSWORDS = (
+    "PGPASSWORD",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
 """Environment variables whose value is a secret as it stands."""
 
-OPTIONS = {"--optuna-storage": "STUDY_OPTUNA_STORAGE", "--tracking-uri": "MLFLOW_TRACKING_URI"}
+OPTIONS = {
+    "--optuna-storage": "STUDY_OPTUNA_STORAGE",
+    "--storage-path": "STUDY_STORAGE_PATH",
+    "--tracking-uri": "MLFLOW_TRACKING_URI",
+}
 """Options that take an address, and the variable that stands for each."""
 
 _SHORTEST = 4

@@ -1,7 +1,10 @@
 """Pre-trained networks that trials start from: which a study needs, where they lie, who may train one.
 
 A network is found by the key of its training alone, so every arm, trial and study of a home that names the
-same training shares it. One driver at a time trains one; the others wait for its file.
+same training shares it. One driver of a home at a time trains one; the others wait for its file. Homes may
+share a store of networks (`--storage-path`). An object store knows no locks, so drivers of several homes may
+train the same network at once: never wrongly, because what has the same key is the same training, and the
+last one's file replaces an equal one.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,60 +23,81 @@ from study.plan import pretrainings
 from study.results import TrialRow
 from study.spec import Study
 from trainables import saved
+from trainables.store import Store
 from trainables.trial import DataSource, Trial
 
 log = logging.getLogger(__name__)
 
 NETWORK = "network.pt"
+RESULT = "network.json"
 SET_ASIDE = "damaged.pt"
 LOCK = "driver.lock"
+
+ASK_EVERY = 2.0
+"""Seconds between two questions to a service whether a network is there now."""
 
 
 @dataclass(slots=True)
 class Networks:
-    """The folder of a home in which pre-trained networks lie, one folder for each key."""
+    """Pre-trained networks, one folder for each key."""
 
     path: Path
+    """In the home: of the locks, and of the networks, too, unless they lie elsewhere."""
+    elsewhere: Store | None = None
     claims: dict[str, IO[str]] = field(default_factory=dict)
     """Lock files that this driver holds; the system lets go of them when it dies."""
     sound: set[str] = field(default_factory=set)
     """Keys of the networks that this driver has checked."""
+    asked: dict[str, float] = field(default_factory=dict)
+    """When a service last said that a network is not there, by key."""
 
-    def file(self, key: str) -> Path:
-        return self.path / key / NETWORK
+    def folder(self, key: str) -> Store:
+        """Where a network and what its training reported lie, or will."""
+        return (self.elsewhere or Store.at(self.path)).child(key)
 
     def result(self, key: str) -> dict[str, Any]:
         """What its training reported at the end, as its driver heard it, or died before it could."""
-        decoded: dict[str, Any] = json.loads(self.file(key).with_suffix(".json").read_text())
-        return decoded
+        return _decoded(self.folder(key).read(RESULT))
 
     def has(self, key: str) -> bool:
         """Is a sound network there? One that is not is set aside, so that it is trained again."""
-        if key not in self.sound and self.file(key).exists():
+        if key not in self.sound and self._exists(key):
             reason = self._damage(key)
             if reason is not None:
                 log.warning("%s: it was set aside, and its training is repeated.", reason)
-                self.file(key).replace(self.path / key / SET_ASIDE)
+                self.folder(key).move(NETWORK, SET_ASIDE)
             else:
                 self.sound.add(key)
         return key in self.sound
 
+    def _exists(self, key: str) -> bool:
+        """As of a moment ago, where a service must be asked."""
+        folder, now = self.folder(key), time.monotonic()
+        if not folder.is_local and now - self.asked.get(key, -ASK_EVERY) < ASK_EVERY:
+            return False
+        there = folder.exists(NETWORK)
+        if not there:
+            self.asked[key] = now
+        return there
+
     def _damage(self, key: str) -> str | None:
         """Why this network cannot be believed."""
-        file = self.file(key)
+        folder = self.folder(key)
+        reported = None
+        with contextlib.suppress(OSError):
+            reported = folder.read(RESULT)
         try:
-            result = self.result(key)
-            trained = result["key"]
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
-            return f"{file.with_suffix('.json')} is missing or damaged"
+            trained = _decoded(reported)["key"]
+        except (ValueError, RecursionError, KeyError, TypeError):
+            return f"{folder.shown(RESULT)} is missing or damaged"
         if trained != key:
-            return f"{file} is of another training, {trained}"
-        if not saved.is_whole(file, key):
-            return f"{file} is damaged, or is not the network of this training"
+            return f"{folder.shown(NETWORK)} is of another training, {trained}"
+        if not saved.is_whole(folder, NETWORK, key):
+            return f"{folder.shown(NETWORK)} is damaged, or is not the network of this training"
         return None
 
     def claim(self, key: str) -> bool:
-        """Takes the right to train a network; False while another driver trains it."""
+        """Takes the right to train a network; False while another driver of this home trains it."""
         folder = self.path / key
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / LOCK).open("a")
@@ -82,11 +107,18 @@ class Networks:
             handle.close()
             return False
         self.claims[key] = handle
+        self.asked.pop(key, None)
         return True
 
     def release(self, key: str) -> None:
         with contextlib.suppress(KeyError):
             self.claims.pop(key).close()
+        self.asked.pop(key, None)
+
+
+def _decoded(content: bytes | None) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(content or b"")
+    return decoded
 
 
 class PretrainingBoard:

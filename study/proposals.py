@@ -47,6 +47,18 @@ def sampler_name(search: Search) -> str:
     return "gp" if search.trials <= GP_LIMIT else "tpe"
 
 
+def independence(search: Search) -> str:
+    """What does not depend on timing, in words. It holds for every sampler: none is ever shown more."""
+    behind = f"trials 0 to n - {search.lookahead}" if search.lookahead > 1 else "the trials before it"
+    once = (
+        f"up to {search.lookahead} trials of an arm at once" if search.lookahead > 1 else "one after another"
+    )
+    return (
+        f"{sampler_name(search)}, {once} (search.lookahead). Proposals and rows are the same whatever runs "
+        f"at once and whichever trial ends first: trial n is proposed and stopped by {behind} alone."
+    )
+
+
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     seed %= 2**32  # numpy's legacy generators take no more
     with warnings.catch_warnings():

@@ -14,14 +14,17 @@ from study.board import Board, Job
 from study.engine import BoardError, payload_of
 from study.losses import class_of
 from trainables.stopping import read_note
+from trainables.store import Store
 
 
 class BoardSearcher(Searcher):
     """Gives Tune the board's jobs one by one and hears how they end."""
 
-    def __init__(self, board: Board, config_of: Callable[[Job], dict[str, Any]]) -> None:
+    def __init__(
+        self, board: Board, config_of: Callable[[Job], dict[str, Any]], slots: Callable[[], int]
+    ) -> None:
         super().__init__(metric="payload", mode="max")
-        self.board, self.config_of = board, config_of
+        self.board, self.config_of, self.slots = board, config_of, slots
         self.jobs: dict[str, Job] = {}
         self.stopped: set[str] = set()
         self.messages: dict[str, str] = {}
@@ -42,7 +45,7 @@ class BoardSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         with self._asking_the_board():
-            job = self.board.suggest()
+            job = self.board.suggest() if len(self.jobs) < self.slots() else None
             if job is not None:
                 self.jobs[trial_id] = job
                 return self.config_of(job)
@@ -77,7 +80,9 @@ class BoardSearcher(Searcher):
         if trial_id in self.stopped:
             self.board.end(job, last or {}, "pruned", reason=f"stopped at iteration {job.row.iterations}")
         elif error:
-            note, message = read_note(Path(self.config_of(job)["folder"])), self.messages.pop(trial_id, "")
+            # Waits for a store that is away, too long for the trial: if it stays away, it ends the run.
+            note = read_note(Store.at(self.config_of(job)["folder"]))
+            message = self.messages.pop(trial_id, "")
             reached = note["iteration"] if note is not None else 0
             self.board.lost(job, class_of(message, note), iteration=reached, message=message)
         elif last is not None and last["state"] != "running":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +16,38 @@ from rich.text import Text
 
 from search_spaces import UserError
 from study import answer as answers
-from study import conclusion, datasets, engine, notes, plan, ray_network, storage, stores
+from study import (
+    conclusion,
+    datasets,
+    engine,
+    gpu_sharing,
+    notes,
+    plan,
+    ray_network,
+    ray_probe,
+    storage,
+    storage_path,
+    stores,
+)
 from study.answer import Answer
 from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
+from study.capacity import Capacity
 from study.console import Screen, introduction
 from study.engine import Machine
-from study.home import SPEC, Home, StudyFolder, agree
+from study.home import Home, StudyFolder, agree
+from study.ownership import Claims, Owner
 from study.pictures import learning_curves
 from study.pretraining import Networks
 from study.results import TrialRow
+from study.segments import full_disk_told
 from study.spec import PRETRAINING, Study
 from study.stopping import stop_on_signal
 from study.tracking import Tracker
 from trainables.data.dataset import Dataset
 from trainables.failures import TIMEOUT
+from trainables.gallery import GALLERY
+from trainables.store import Store, StoreAwayError
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import DataSource
 
@@ -47,13 +66,30 @@ class Prepared:
     dataset: Dataset
     data: DataSource
     annotation_seconds: Mapping[str, float]
+    store: Store
+    """Where trials and networks lie: the home itself, unless the user named another place."""
 
     @property
     def folder(self) -> StudyFolder:
         return self.home.study(self.study.name)
 
-    def plan(self, *, slots: int = 1, speed: Mapping[str, float] | None = None) -> plan.Plan:
-        networks = Networks(self.home.networks)
+    @property
+    def place(self) -> Store:
+        """Of this study's trials."""
+        return self.store.child(self.study.name)
+
+    def networks(self) -> Networks:
+        return Networks(self.home.networks, self.store.child(self.home.networks.name))
+
+    def plan(
+        self,
+        *,
+        slots: int = 1,
+        speed: Mapping[str, float] | None = None,
+        gpus: float = 0.0,
+        sharing: str = "",
+    ) -> plan.Plan:
+        networks = self.networks()
         return plan.make(
             self.study,
             annotation_seconds=self.annotation_seconds,
@@ -63,12 +99,20 @@ class Prepared:
                 t for key, t in plan.pretrainings(self.study, self.data).items() if not networks.has(key)
             ],
             speed=speed,
+            gpus_per_trial=gpus,
+            sharing=sharing,
         )
 
 
-def prepare(study: Study, home: Home) -> Prepared:
-    """Opens the data and checks every arm against them. Raises UserError; writes nothing into the study."""
+def prepare(study: Study, home: Home, location: str | None = None) -> Prepared:
+    """Opens the data and checks every arm against them. Raises UserError; writes nothing into the study.
+
+    location: the user's --storage-path; None: where the study has been, or the home.
+    """
     home.check_writable()
+    store = storage_path.of(home.study(study.name), location)
+    if store.uri != str(home.path):
+        storage_path.require_usable(store)
     dataset, data = datasets.open_data(study.data, home)
     for fold in study.replicates.folds:
         if not 0 <= fold < len(dataset.folds):
@@ -77,14 +121,20 @@ def prepare(study: Study, home: Home) -> Prepared:
                 f"but got {fold}; use --set replicates.folds=0."
             )
     seconds = plan.check_arms(study, dataset, data)
-    return Prepared(study=study, home=home, dataset=dataset, data=data, annotation_seconds=seconds)
+    return Prepared(
+        study=study, home=home, dataset=dataset, data=data, annotation_seconds=seconds, store=store
+    )
 
 
 class Listeners:
-    """Passes on what the board wrote down: to MLflow, and to the disk as pictures and freed checkpoints."""
+    """Passes on what the board wrote down: to MLflow, and to the disk as pictures and freed checkpoints.
 
-    def __init__(self, tracker: Tracker, folder: Path) -> None:
-        self.tracker, self.folder = tracker, folder
+    place: where the study's trials leave their files; own: the study's folder in the home, perhaps the same.
+    room: a folder for what MLflow takes from a place that is none; there until the tracker is closed.
+    """
+
+    def __init__(self, tracker: Tracker, place: Store, own: Store, room: Path) -> None:
+        self.tracker, self.place, self.own, self.room = tracker, place, own, room
 
     def trial_started(self, row: TrialRow) -> None:
         self.tracker.trial_started(row)
@@ -95,20 +145,44 @@ class Listeners:
 
     def artifacts(self, row: TrialRow) -> list[tuple[Path, str]]:
         """What a trial that has ended left beside its row."""
-        return _existing((engine.trial_folder(self.folder, row.key) / SAMPLES, "samples"))
+        return self.files(row.key, (SAMPLES, "samples"))
+
+    def files(self, key: str, *wanted: tuple[str, str]) -> list[tuple[Path, str]]:
+        """Those of a trial's files that are there, each as a path, and what MLflow calls its folder."""
+        folder = engine.trial_folder(self.place, key)
+        found = [(_as_path(folder, name, self.room / key), where) for name, where in wanted]
+        return [(path, where) for path, where in found if path is not None]
 
     def trial_ended(self, row: TrialRow) -> None:
-        trial = engine.trial_folder(self.folder, row.key)
         self.tracker.trial_ended(row, self.artifacts(row))
+        self._bring_home(row.key)
         # A search's row says all, and its best is trained anew on fresh seeds; of a pre-training the network
         # alone is needed. What ran out of time was not wrong, and may be looked at.
         if row.phase != "confirm" and row.failure != TIMEOUT:
-            with contextlib.suppress(OSError):
-                (trial / CHECKPOINT).unlink(missing_ok=True)
+            with contextlib.suppress(OSError, StoreAwayError):
+                engine.trial_folder(self.place, row.key).hasty().delete(CHECKPOINT)
+
+    def _bring_home(self, key: str) -> None:
+        """The report's pictures, where trials leave them elsewhere: its readers have the home alone."""
+        theirs, own = engine.trial_folder(self.place, key), engine.trial_folder(self.own, key)
+        if theirs.uri != own.uri:
+            with contextlib.suppress(OSError, StoreAwayError):
+                pictures = theirs.hasty().read(GALLERY)
+                if pictures is not None:
+                    own.write(GALLERY, pictures)
 
 
-def _existing(*artifacts: tuple[Path, str]) -> list[tuple[Path, str]]:
-    return [(path, place) for path, place in artifacts if path.exists()]
+def _as_path(folder: Store, name: str, room: Path) -> Path | None:
+    """The file itself, or a copy of it in `room`; None where there is none."""
+    if folder.is_local:
+        path = Path(folder.file(name))
+        return path if path.exists() else None
+    content = folder.read(name)
+    if content is None:
+        return None
+    room.mkdir(parents=True, exist_ok=True)
+    (room / name).write_bytes(content)
+    return room / name
 
 
 def run(
@@ -125,47 +199,65 @@ def run(
     Only one driver at a time; the same call again continues, after any end of the last one.
     """
     study, folder = prepared.study, prepared.folder
-    with folder.locked():
+    with (
+        full_disk_told(prepared.home.path),
+        folder.locked(),
+        tempfile.TemporaryDirectory(prefix="study-") as room,
+    ):
         frozen = folder.frozen()
         if frozen is not None:
             agree(frozen, study)
-        tracker = _tracker(prepared, tracking_uri)
+        memory = storage.open_storage(folder.path, storage_url)
+        owner = _owner(folder, study, begun=frozen is not None)
+        # A database in the folder is the folder's; of another nothing is taken before MLflow agrees, too.
+        claims = Claims(memory, owner, [arm.name for arm in study.arms] if storage_url else [])
+        claims.check()
+        tracker = _tracker(prepared, tracking_uri, owner)
         tracker.start([*([PRETRAINING] if study.pretraining else []), *(arm.name for arm in study.arms)])
         try:
+            storage_path.remember(folder, prepared.store)
+            claims.make(greater_is_better=study.greater_is_better)
             folder.freeze(study)
             stores.remember(folder.path, tracker.elsewhere, storage_url)
             console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
-            listeners = Listeners(tracker, folder.path)
+            if prepared.store.uri != str(prepared.home.path):
+                console.print(Text(f"Trials and networks: {prepared.store.shown()}"), soft_wrap=True)
+            listeners = Listeners(tracker, prepared.place, Store.at(folder.path), Path(room))
             board = Board(
                 study,
-                storage=storage.open_storage(folder.path, storage_url),
+                storage=memory,
                 ledger=folder.ledger,
                 data=prepared.data,
                 class_names=prepared.dataset.class_names,
                 annotation_seconds=prepared.annotation_seconds,
                 listener=listeners,
-                networks=Networks(prepared.home.networks),
+                networks=prepared.networks(),
             )
             tracker.reconcile(folder.ledger.trials(), listeners.artifacts)
-            _work(board, machine, console, folder, trainable)
+            _work(prepared, board, machine, console, trainable)
         except BaseException:
             tracker.interrupted()
             tracker.close(TRACKING_PATIENCE)
             raise
-        return _conclude(prepared, board, tracker, console)
+        return _conclude(prepared, board, listeners, console)
 
 
-def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder, trainable: type) -> None:
+def _work(prepared: Prepared, board: Board, machine: Machine, console: Console, trainable: type) -> None:
     if board.finished():
         return
+    folder = prepared.folder
     with stop_on_signal(board):
         try:
-            machine, slots = engine.connect(machine, folder.path / SPEC)
+            machine, slots = engine.connect(machine, storage_path.witness(folder, prepared.store))
             line = ray_network.reach(machine.address, dashboard=machine.dashboard)
             console.print(Text(line), soft_wrap=True)
+            if machine.measure_gpus:
+                machine, reason = share_gpus(prepared, machine)
+                slots = Capacity(machine, slots.witness)
+                console.print(Text(reason), soft_wrap=True)
             dashboard = ray_network.dashboard_url(expected=machine.dashboard or machine.address is not None)
-            with Screen(console, board, slots, folder.path, dashboard=dashboard):
-                engine.run(board, machine, slots, folder.path, trainable=trainable)
+            with Screen(console, board, lambda: slots.here, folder.path, dashboard=dashboard):
+                engine.run(board, machine, slots, folder.path, place=prepared.place, trainable=trainable)
         finally:
             engine.disconnect()
     board.write()
@@ -173,13 +265,24 @@ def _work(board: Board, machine: Machine, console: Console, folder: StudyFolder,
         raise RuntimeError(f"Ray Tune ended before the study did; see {folder.path / 'ray.log'}.")
 
 
+def share_gpus(prepared: Prepared, machine: Machine) -> tuple[Machine, str]:
+    """Measures what a trial takes of a GPU, with Ray running: the settled machine, and why."""
+    study = prepared.study
+    return ray_probe.settle(
+        machine,
+        gpu_sharing.samples(study, prepared.data),
+        prepared.home.cache,
+        gpu_sharing.most_at_once(study),
+    )
+
+
 def answer_of(study: Study, folder: StudyFolder) -> Answer:
     """The answer as far as the ledger goes. Reads nothing else."""
     return conclusion.of_study(study, folder.ledger.trials(), folder.ledger.cases())
 
 
-def _conclude(prepared: Prepared, board: Board, tracker: Tracker, console: Console) -> Answer:
-    study, folder = prepared.study, prepared.folder
+def _conclude(prepared: Prepared, board: Board, listeners: Listeners, console: Console) -> Answer:
+    study, folder, tracker = prepared.study, prepared.folder, listeners.tracker
     answer = answer_of(study, folder)
     report = folder.path / "report"
     report.mkdir(exist_ok=True)
@@ -189,7 +292,7 @@ def _conclude(prepared: Prepared, board: Board, tracker: Tracker, console: Conso
     for name, arm in board.arms.items():
         row = _row_of_selection(arm)
         if row is not None:
-            _log_selected(name, row, board, tracker, folder.path)
+            _log_selected(name, row, board, listeners, folder.path)
     tracker.answered(texts, {arm.name: _metrics(arm, study.metric) for arm in answer.arms})
     tracker.close(TRACKING_PATIENCE)
     console.print(answers.to_table(answer))
@@ -204,15 +307,15 @@ def _row_of_selection(arm: ArmBoard) -> TrialRow | None:
     return arm.rows.get(best.number) or arm.confirmed.get(0)
 
 
-def _log_selected(name: str, row: TrialRow, board: Board, tracker: Tracker, folder: Path) -> None:
+def _log_selected(name: str, row: TrialRow, board: Board, listeners: Listeners, folder: Path) -> None:
     """The arm's selected configuration: its curve beside its rivals', its checkpoint, its pictures."""
     arm = board.arms[name]
     curves = folder / "report" / f"{arm.arm.method}-{row.key}-curves.png"
     learning_curves(curves, [*arm.rows.values(), *arm.confirmed.values()], board.study.metric)
     first = next((r for _, r in sorted(arm.confirmed.items()) if r.state == "finished"), None)
-    trial = engine.trial_folder(folder, first.key) if first is not None else folder
-    artifacts = _existing((curves, "curves"), (trial / CHECKPOINT, "model"), (trial / SAMPLES, "samples"))
-    tracker.arm_selected(name, row, artifacts)
+    left = ((CHECKPOINT, "model"), (SAMPLES, "samples"))
+    files = [] if first is None else listeners.files(first.key, *left)
+    listeners.tracker.arm_selected(name, row, [(curves, "curves"), *files])
 
 
 def _metrics(arm: answers.ArmAnswer, metric: str) -> dict[str, float]:
@@ -225,7 +328,17 @@ def _metrics(arm: answers.ArmAnswer, metric: str) -> dict[str, float]:
     return {k: float(v) for k, v in values.items() if v is not None and v == v}
 
 
-def _tracker(prepared: Prepared, uri: str | None) -> Tracker:
+def _owner(folder: StudyFolder, study: Study, *, begun: bool) -> Owner:
+    return Owner(
+        study=study.name,
+        identity=folder.identity(),
+        place=f"{platform.node()}:{folder.path}",
+        begun=begun,
+        known=lambda: frozenset(row.identity for row in folder.ledger.trials()),
+    )
+
+
+def _tracker(prepared: Prepared, uri: str | None, owner: Owner) -> Tracker:
     study, dataset = prepared.study, prepared.dataset
     description: dict[str, Any] = {
         "name": dataset.name,
@@ -243,5 +356,6 @@ def _tracker(prepared: Prepared, uri: str | None) -> Tracker:
         tracking_uri=uri,
         spec_json=study.to_json(),
         dataset=description,
+        owner=owner,
         arms={arm.name: notes.of_arm(study, arm) for arm in study.arms},
     )

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search_spaces import UserError
 from study.masking import masked, scrubbed
 from study.proposals import Attempt
+from study.segments import CONTINUES, DiskFullError
 from study.waiting import Result, until_answered
 
 _STATES = {
@@ -40,6 +41,9 @@ _LIBPQ = {"connect_timeout": 5, "tcp_user_timeout": 30_000, "keepalives_idle": 3
 
 _OUTAGES = ("08", "53", "57")
 """Classes of SQLSTATE: connection, resources (too many clients, no disk), shutdown and start."""
+
+
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
 class DatabaseAwayError(ConnectionError):
@@ -68,10 +72,16 @@ def open_storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
         ) from error
     if address.startswith("sqlite"):
         sqlalchemy.event.listen(storage.engine, "connect", _quick_and_safe)
+        sqlalchemy.event.listen(storage.engine, "handle_error", _tell_a_full_disk)
         storage.engine.dispose()  # connections opened before the listener lack its settings
     else:
         sqlalchemy.event.listen(storage.engine, "handle_error", _tell_outages_apart)
     return storage
+
+
+def described(storage: optuna.storages.BaseStorage) -> str:
+    """As messages name it, without the password."""
+    return f"Optuna's database {masked(getattr(storage, 'url', 'in memory'))}"
 
 
 def _opened(address: str) -> optuna.storages.RDBStorage:
@@ -100,6 +110,12 @@ def _tell_outages_apart(context: sqlalchemy.engine.ExceptionContext) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         address = "" if context.engine is None else context.engine.url.render_as_string(hide_password=False)
         raise DatabaseAwayError(scrubbed(reason, address))
+
+
+def _tell_a_full_disk(context: sqlalchemy.engine.ExceptionContext) -> None:
+    """Raises DiskFullError in place of SQLAlchemy's error: the ledger has what was not told."""
+    if getattr(context.original_exception, "sqlite_errorcode", None) in _FULL:
+        raise DiskFullError(f"No space is left for Optuna's database: {CONTINUES}")
 
 
 def _require_sound(path: Path) -> None:
@@ -137,8 +153,7 @@ class ArmStore:
 
     def __init__(self, storage: optuna.storages.BaseStorage, name: str, *, greater_is_better: bool) -> None:
         self.storage = storage
-        url = getattr(storage, "url", "in memory")
-        self.service = f"Optuna's database {masked(url)}"
+        self.service = described(storage)
         self.study = self._waited(
             lambda: optuna.create_study(
                 study_name=name,
@@ -165,6 +180,8 @@ class ArmStore:
             attempts = self._waited(lambda: self._load(ended or {}))
             if [a.number for a in attempts] != list(range(len(attempts))):
                 raise ValueError("trials are missing")
+        except DiskFullError:
+            raise
         except _UNREADABLE as error:
             raise UserError(_damaged(f"of {self.study.study_name!r}", str(error))) from error
         return attempts

@@ -48,7 +48,7 @@ class Picture:
     image_id: str
     slice_index: int
     slices: int
-    """Images of the case."""
+    """Images of its volume."""
     judged: tuple[int, int]
     """Height and width at which truth and prediction were compared."""
     image_HW: np.ndarray

@@ -62,7 +62,8 @@ def _tested(training: Training, test_predictions: np.ndarray, role: str, case: s
     ]
     shown = gallery.shown_slice(truths, predictions)
     row = int(test[own[shown]])
-    return _picture(training, role, row, truths[shown], predictions[shown], None, len(own))
+    slices = sum(data.volume_ids[other] == data.volume_ids[row] for other in test[own])
+    return _picture(training, role, row, truths[shown], predictions[shown], None, slices)
 
 
 def _taught(training: Training) -> list[Picture]:

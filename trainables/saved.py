@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from trainables.store import Store
 
 _MARK = b"\nsealed by blake2b "
 _LENGTH = len(_MARK) + 32
@@ -18,45 +18,43 @@ class DamagedError(Exception):
     """The file is not, or not whole, what was written under this key."""
 
 
-def write(path: Path, content: dict[str, Any], key: str) -> None:
+def write(store: Store, name: str, content: dict[str, Any], key: str) -> None:
     """What `torch.save` writes, and behind it a digest of that and of the trial's key.
 
     Torch reads such a file as any other, and sees no flipped bit among the weights. The checksums of its
-    archive are not enough: bits between the records decide what it reads. Atomic: a kill at any moment leaves
-    the old file or the new one, whole.
+    archive are not enough: bits between the records decide what it reads. Atomic, as `Store.write`.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    with temporary.open("w+b") as file:
-        torch.save(content, file)
-        file.write(_seal(file, key))
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave the new name without its content
-    temporary.replace(path)
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.write(_seal(file.getbuffer(), key))
+    store.write(name, file.getbuffer())
 
 
-def read(path: Path, device: torch.device | str, key: str) -> dict[str, Any]:
-    """What `write` wrote under this key; nothing but tensors and plain values is ever unpickled.
+def read(store: Store, name: str, device: torch.device | str, key: str) -> dict[str, Any] | None:
+    """What `write` wrote under this key, None where there is no file; nothing but tensors and plain values is
+    ever unpickled.
 
-    Raises DamagedError, and OSError where the file cannot be read at all.
+    Raises DamagedError, StoreAwayError, and OSError where a local file cannot be read at all.
     """
-    content = path.read_bytes()
+    content = store.read(name)
+    if content is None:
+        return None
     if not _is_sealed(content, key):
-        raise DamagedError(f"{path} is damaged, or is not of trial {key}")
+        raise DamagedError(f"{store.shown(name)} is damaged, or is not of trial {key}")
     loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     return loaded
 
 
-def is_whole(path: Path, key: str) -> bool:
-    """Whether `read` would take this file."""
-    return _is_sealed(path.read_bytes(), key)
+def is_whole(store: Store, name: str, key: str) -> bool:
+    """Whether `read` would return what was written. Raises StoreAwayError and OSError."""
+    content = store.read(name)
+    return content is not None and _is_sealed(content, key)
 
 
 def _is_sealed(content: bytes, key: str) -> bool:
-    return content[-_LENGTH:] == _seal(io.BytesIO(content[:-_LENGTH]), key)
+    return content[-_LENGTH:] == _seal(memoryview(content)[:-_LENGTH], key)
 
 
-def _seal(file: io.BufferedRandom | io.BytesIO, key: str) -> bytes:
-    """Of all that is in the file, which is left at its end."""
-    file.seek(0)
-    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16, key=key.encode()))
+def _seal(content: memoryview, key: str) -> bytes:
+    digest = hashlib.blake2b(content, digest_size=16, key=key.encode())
     return _MARK + digest.hexdigest().encode()

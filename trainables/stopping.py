@@ -14,14 +14,18 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
+
+from trainables.store import Store, StoreAwayError
 
 EVERYBODY = "everybody"
 """In the file of orders: all processes stop. Anything else in it is the name of a node."""
 
 LOOK_EVERY = 0.5
 """Seconds between two looks into the file of orders, which may lie on another machine."""
+
+ASK_EVERY = 3.0
+"""The same where each look is a question to a service."""
 
 NOTE = "preempted.json"
 """In the folder of a trial whose process left because it was asked to: {"iteration", "reason"}."""
@@ -35,13 +39,13 @@ class StopRequests:
     def __init__(self, node: str = "") -> None:
         self.node = node
         """Name of the node on which this process runs."""
-        self.orders: Path | None = None
+        self.orders: tuple[Store, str] | None = None
         """The driver's file. It is read, not looked for: a network file system shows new content upon
         opening, but may say for half a minute that a new file is not there."""
         self.reason = ""
         self._before: Handler = None
         self._busy = False
-        self._looked = -LOOK_EVERY
+        self._looked = -ASK_EVERY
 
     def listen(self) -> None:
         """Takes SIGTERM over, for as long as the process lives. On another than the main thread: nothing."""
@@ -60,15 +64,20 @@ class StopRequests:
     def asked(self) -> bool:
         """Whether the training should stop now."""
         now = time.monotonic()
-        if not self.reason and self.orders is not None and now - self._looked >= LOOK_EVERY:
-            self._looked = now
-            with contextlib.suppress(OSError):  # gone with its driver: nobody orders anything
-                ordered = self.orders.read_text().split()
-                if EVERYBODY in ordered:
-                    self.reason = "its driver was asked to stop"
-                elif self.node and self.node in ordered:
-                    self.reason = "its node is about to go"
+        if not self.reason and self.orders is not None:
+            store, name = self.orders
+            if now - self._looked >= (LOOK_EVERY if store.is_local else ASK_EVERY):
+                self._look(store, name)
+                self._looked = now
         return bool(self.reason)
+
+    def _look(self, store: Store, name: str) -> None:
+        with contextlib.suppress(OSError, StoreAwayError):  # gone with its driver: nobody orders anything
+            ordered = (store.hasty().read(name) or b"").decode(errors="replace").split()
+            if EVERYBODY in ordered:
+                self.reason = "its driver was asked to stop"
+            elif self.node and self.node in ordered:
+                self.reason = "its node is about to go"
 
     def _heard(self, number: int, frame: types.FrameType | None) -> None:
         self.reason = "its process was sent SIGTERM"
@@ -78,19 +87,22 @@ class StopRequests:
             raise SystemExit(1)
 
 
-def leave_note(folder: Path, iteration: int, reason: str) -> None:
+def leave_note(folder: Store, iteration: int, reason: str) -> None:
     """For the driver: that nothing was wrong with the trial, and from where it goes on."""
-    (folder / NOTE).write_text(json.dumps({"iteration": iteration, "reason": reason}))
+    folder.write(NOTE, json.dumps({"iteration": iteration, "reason": reason}).encode())
 
 
-def read_note(folder: Path) -> dict[str, Any] | None:
-    """None where no process left one, or not all of it."""
-    with contextlib.suppress(OSError, ValueError):
-        note: dict[str, Any] = json.loads((folder / NOTE).read_text())
+def read_note(folder: Store) -> dict[str, Any] | None:
+    """None where no process left one, or not all of it. Raises StoreAwayError."""
+    content = None
+    with contextlib.suppress(OSError):
+        content = folder.read(NOTE)
+    with contextlib.suppress(ValueError):
+        note: dict[str, Any] | None = json.loads(content or b"null")
         return note
     return None
 
 
-def remove_note(folder: Path) -> None:
-    """The trial goes on."""
-    (folder / NOTE).unlink(missing_ok=True)
+def remove_note(folder: Store) -> None:
+    """The trial goes on. Raises StoreAwayError."""
+    folder.delete(NOTE)

@@ -1,10 +1,10 @@
 """The one Ray file of this floor: a trial as a Ray Tune trainable, continued by its key, reused by the next.
 
 Ray moves trials between processes; what a trial has learned lies in its own folder, found by its key, so it
-survives Ray, the driver and the machine's power. Only a lost process is an error to Ray (the driver then
-hands the trial out again); a loss that is not finite and a bug are results, because trying them again would
-end the same way. A process that is asked to stop (`trainables.stopping`) leaves a checkpoint between two
-steps, and a note beside it, by which the driver knows that nothing was wrong with the trial.
+survives Ray, the driver and the machine's power. Only a lost process and a store that stays away are errors
+to Ray (the driver then hands the trial out again); a loss that is not finite and a bug are results, because
+trying them again would end the same way. A process that is asked to stop (`trainables.stopping`) leaves a
+checkpoint between two steps, and a note beside it, by which the driver knows that nothing was wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import gc
 import json
 import logging
 import platform
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -28,8 +29,10 @@ from search_spaces import UserError
 from trainables import failures, machine, samples, saved
 from trainables.data.dataset import Dataset, open_dataset
 from trainables.failures import DataError, NotFiniteError, TimeLimitError
+from trainables.gallery import GALLERY
 from trainables.loop import InterruptionError, Training
 from trainables.stopping import StopRequests, leave_note, remove_note
+from trainables.store import Store, StoreAwayError
 from trainables.titles import title
 from trainables.trial import Trial
 
@@ -46,8 +49,9 @@ class StudyTrainable(tune.Trainable):
 
     Config: study, trial (dict), job (arm, phase, number), key, folder, cache, metric, watch, threads, gpus;
     start and network: files of the network to start from and to leave behind, None where there is none;
-    orders: the driver's file of `trainables.stopping`, if any; time_limit: seconds for the whole trial,
-    if any.
+    orders: the driver's file of `trainables.stopping`, if it has one; time_limit: seconds that the trial may
+    take in all, if any. The folder and these files are named by path or URI (`trainables.store`); cache is a
+    path of the worker's own.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -68,8 +72,9 @@ class StudyTrainable(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.settings = config
+        self.store = Store.at(config["folder"])
         orders = config.get("orders")
-        self.requests.orders = None if orders is None else Path(orders)
+        self.requests.orders = None if orders is None else Store.of(orders)
         self.training: Training | None = None
         self.parts = 1
         """Micro-batches of a step."""
@@ -90,7 +95,8 @@ class StudyTrainable(tune.Trainable):
             if result.get("failure") == failures.OUT_OF_MEMORY:
                 result = self._with_less_memory(result)
         if result["state"] != "running":
-            self.last = result
+            self.last, self.training = result, None
+            self._free()  # while it waits for another trial
         return _packed(result)
 
     def _show_title(self) -> None:
@@ -111,13 +117,16 @@ class StudyTrainable(tune.Trainable):
         return f"trials of {self.settings['study']}"
 
     def _attempt(self) -> dict[str, Any]:
-        """`_advance`, what went wrong being a result, too. Raises SystemExit when the process is to stop."""
+        """`_advance`, what went wrong being a result, too. Raises SystemExit when the process is to stop, and
+        StoreAwayError: the trial is not to blame, and goes on elsewhere or later."""
         try:
             return self._advance()
         except InterruptionError:
             return self._interrupted()
         except NotFiniteError as error:
             return self._ended("diverged", error)
+        except StoreAwayError:
+            raise
         except Exception as error:  # a bug in one trial must not end the study; it is shown with its trace
             log.exception("trial %s failed", self.settings["key"])
             return self._ended("failed", error)
@@ -154,7 +163,7 @@ class StudyTrainable(tune.Trainable):
         if not self.requests.reason:
             limit = self.settings["time_limit"]
             return self._ended("failed", TimeLimitError(f"it took longer than its limit of {limit:g} s"))
-        leave_note(self._folder(), self.training.iteration, self.requests.reason)
+        leave_note(self.store, self.training.iteration, self.requests.reason)
         raise SystemExit(1)
 
     def _advance(self) -> dict[str, Any]:
@@ -177,7 +186,7 @@ class StudyTrainable(tune.Trainable):
         self.curve.append({"iteration": until, **times, **values, **losses})
         result = {**self._result("finished" if final else "running"), "cases": cases}
         if final and self.settings["network"] is not None:
-            self._leave_network(Path(self.settings["network"]), training, result)
+            self._leave_network(training, result)
         self._save(result)
         return result
 
@@ -207,14 +216,11 @@ class StudyTrainable(tune.Trainable):
         trial = Trial.from_dict(self.settings["trial"])
         dataset = self._open_data(trial)
         device = torch.device("cuda" if torch.cuda.is_available() and self._has_gpu() else "cpu")
-        start = self.settings["start"]
-        network = None if start is None else saved.read(Path(start), "cpu", Path(start).parent.name)
+        network = self._network_to_start_from()
         self.training = Training(trial, dataset, device, network=network, interrupted=self._stop_now)
-        path = self._folder() / CHECKPOINT
-        remove_note(path.parent)
-        for unfinished in path.parent.glob(f"{CHECKPOINT}.*"):
-            unfinished.unlink(missing_ok=True)  # of a process that was killed while it wrote
-        checkpoint = self._checkpoint(path, device)
+        remove_note(self.store)
+        self.store.sweep(CHECKPOINT)
+        checkpoint = self._checkpoint(device)
         if checkpoint is not None:
             self.training.load_state_dict(checkpoint["training"])
         self.parts = self.training.parts = max(self.parts, self.training.parts)
@@ -240,25 +246,28 @@ class StudyTrainable(tune.Trainable):
             raise DataError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
         return dataset
 
-    def _checkpoint(self, path: Path, device: torch.device) -> dict[str, Any] | None:
-        """The trial's own and sound one; a damaged or foreign file is set aside, nothing of it is used."""
-        if not path.exists():
+    def _network_to_start_from(self) -> dict[str, Any] | None:
+        """Raises FileNotFoundError, DamagedError."""
+        if self.settings["start"] is None:
             return None
+        folder, name = Store.of(self.settings["start"])
+        network = saved.read(folder, name, "cpu", folder.name)
+        if network is None:
+            raise FileNotFoundError(f"There is no {folder.shown(name)}")
+        return network
+
+    def _checkpoint(self, device: torch.device) -> dict[str, Any] | None:
+        """The trial's own and sound one; a damaged or foreign file is set aside, nothing of it is used."""
         try:
-            return saved.read(path, device, self.settings["key"])
+            return saved.read(self.store, CHECKPOINT, device, self.settings["key"])
         except saved.DamagedError as error:
-            path.replace(path.with_name(SET_ASIDE))
+            self.store.move(CHECKPOINT, SET_ASIDE)
             log.warning("%s: it was set aside as %s, and the trial starts again.", error, SET_ASIDE)
             return None
 
     def _has_gpu(self) -> bool:
         # Ray leaves all GPUs visible to a trial that asked for none.
         return bool(self.settings["gpus"])
-
-    def _folder(self) -> Path:
-        folder = Path(self.settings["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def _save(self, result: dict[str, Any]) -> None:
         assert self.training is not None
@@ -267,22 +276,26 @@ class StudyTrainable(tune.Trainable):
             "result": result,
             "training_seconds": self.training_seconds,
         }
-        saved.write(self._folder() / CHECKPOINT, content, result["key"])
+        saved.write(self.store, CHECKPOINT, content, result["key"])
 
-    def _leave_network(self, path: Path, training: Training, result: dict[str, Any]) -> None:
+    def _leave_network(self, training: Training, result: dict[str, Any]) -> None:
         """First what it reports, then the network, then the checkpoint that calls the trial finished: where a
         later one is, the earlier ones are, too."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".json").write_text(json.dumps(result))
-        weights = {name: value.cpu() for name, value in training.net.state_dict().items()}
-        saved.write(path, weights, result["key"])
+        folder, name = Store.of(self.settings["network"])
+        folder.write(Path(name).with_suffix(".json").name, json.dumps(result).encode())
+        weights = {key: value.cpu() for key, value in training.net.state_dict().items()}
+        saved.write(folder, name, weights, result["key"])
 
     def _test(self, training: Training) -> list[dict[str, Any]]:
         rows = training.split.test
         predictions = training.predict(rows)
         scores = training.scores_of(predictions, rows)
-        samples.draw(self._folder() / SAMPLES, training, predictions)
-        samples.leave(self._folder(), training, predictions, scores, self.settings["metric"])
+        with tempfile.TemporaryDirectory() as room:
+            folder = Path(room)
+            samples.draw(folder / SAMPLES, training, predictions)
+            samples.leave(folder, training, predictions, scores, self.settings["metric"])
+            for name in (SAMPLES, GALLERY):
+                self.store.write(name, (folder / name).read_bytes())
         return [dataclasses.asdict(score) for score in scores]
 
     def _result(self, state: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from study.conclusion import case_scores
 ORDER = 500
 TITLE = "Case by case"
 
-_MOST_PAIRS = 18
+_MOST_PAIRS = 30
 _MOST_POINTS = 5_000
 """On all panels together; a point with its name is about 150 bytes of the page."""
 
@@ -43,7 +43,7 @@ def _drawn(a: str, b: str, rows: Sequence[PairedCase], cases: int) -> str:
     colour = drawing.COLOURS[0]
     with drawing.style():
         figure = Figure(figsize=(2.9, 2.9))
-        axes = figure.add_axes((0.2, 0.17, 0.77, 0.77))
+        axes = figure.add_axes((0.245, 0.165, 0.735, 0.735))
         values = [value for row in rows for value in (row.a, row.b)]
         low, high = min(values), max(values)
         margin = 0.06 * (high - low) or 0.05

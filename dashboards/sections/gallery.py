@@ -101,7 +101,7 @@ def _case(trial: ShownTrial, case: ShownCase, picture: Picture | None, metric: s
 def _words(trial: ShownTrial, case: ShownCase, metric: str) -> str:
     role = gallery_tables.role_name(case.role, trial.cases)
     scored = "; ".join(gallery_tables.structure_phrases(case.structures))
-    return f"{role[0].upper()}{role[1:]}: {case.case_id}, {metric} {case.value:.3g}. {scored}."
+    return f"{role[0].upper()}{role[1:]}: {case.case_id}, {metric} {case.value:.3g} ({scored})."
 
 
 def _where(picture: Picture) -> str:
@@ -109,7 +109,7 @@ def _where(picture: Picture) -> str:
     size = f"judged at {height} × {width} pixels"
     if picture.slices == 1:
         return f"Image {picture.image_id}, {size}."
-    return f"Slice {picture.slice_index} of {picture.slices} ({picture.image_id}), {size}."
+    return f"Slice number {picture.slice_index} of {picture.slices} slices ({picture.image_id}), {size}."
 
 
 def _taught(trial: ShownTrial, picture: Picture, side: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -91,7 +92,7 @@ def _panel(axes: Axes, arm: ArmCurves) -> None:
     axes.margins(x=0.03)
 
 
-def _line(axes: Axes, curve: Curve, name: str, **style: object) -> None:
+def _line(axes: Axes, curve: Curve, name: str, **style: Any) -> None:
     iterations, values = zip(*curve.points, strict=True)
     mark = _ENDS.get(curve.state, "." if len(values) == 1 else "")
     (line,) = axes.plot(iterations, values, marker=mark, markevery=[len(values) - 1], markersize=4.5, **style)
@@ -101,7 +102,7 @@ def _line(axes: Axes, curve: Curve, name: str, **style: object) -> None:
 def _ends(rows: Sequence[EndRow]) -> str:
     if not rows:
         return markup.paragraph("No confirmation has finished yet.", "note")
-    body = [
+    body: list[list[Cell | str]] = [
         [
             row.arm,
             Cell(str(row.confirmations), row.confirmations),

@@ -25,6 +25,8 @@ def html(source: Source) -> str:
             markup.paragraph(said),
             f'<pre class="commands">{escape(chr(10).join(commands))}</pre>',
             markup.grid(reproduction.facts(spec, source.trials), sortable=False),
-            markup.details("The frozen definition, spec.json", f"<pre>{escape(spec.to_json())}</pre>"),
+            markup.details(
+                "The frozen definition, spec.json", f'<pre class="spec">{escape(spec.to_json())}</pre>'
+            ),
         ]
     )

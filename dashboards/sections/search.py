@@ -50,7 +50,7 @@ def html(source: Source) -> str:
 
 def _overview(found: Sequence[ArmSearch]) -> str:
     """One line per arm: what was counted, and the selected configuration."""
-    body = []
+    body: list[list[Cell | str]] = []
     for search in found:
         best = search.best
         counts = (len(search.points), search.stopped, search.broken, search.repeated)

@@ -15,6 +15,7 @@ from search_spaces import Float
 from study import engine, storage
 from study.board import Board
 from study.engine import Machine
+from study.ownership import Owner
 from study.pretraining import Networks
 from study.results import Ledger
 from study.service import Listeners
@@ -22,6 +23,7 @@ from study.spec import Arm, Replicates, Search, Study, space
 from study.tracking import Tracker
 from trainables.annotations import Annotation
 from trainables.protocol import Protocol
+from trainables.store import Store
 from trainables.trial import DataSource
 
 
@@ -84,11 +86,13 @@ def ours(trials: int, trainable: type = NoOp) -> tuple[float, int, int]:
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room) / "noop"
         folder.mkdir()
+        place = Store.at(folder)
         definition = study(trials)
         tracker = Tracker(
             home=Path(room), study="noop", question="", metric="dice", greater_is_better=True,
             tracking_uri=f"sqlite:///{room}/mlflow.db", spec_json="{}",
             dataset={"name": "none", "fingerprint": "0" * 16, "path": "", "num_images": 0, "num_cases": 0},
+            owner=Owner(study="noop", identity="noop", place=room, begun=False, known=frozenset),
         )  # fmt: skip
         tracker.start([arm.name for arm in definition.arms])
         board = Board(
@@ -98,13 +102,13 @@ def ours(trials: int, trainable: type = NoOp) -> tuple[float, int, int]:
             data=DataSource(path="none", fingerprint="none"),
             class_names=("background", "target"),
             annotation_seconds={arm.name: 0.0 for arm in definition.arms},
-            listener=Listeners(tracker, folder),
+            listener=Listeners(tracker, place, place, folder),
             networks=Networks(Path(room) / "pretrained"),
         )
         machine, slots = engine.connect(Machine())
         started = time.perf_counter()
         try:
-            engine.run(board, machine, slots, folder, trainable=trainable)
+            engine.run(board, machine, slots, folder, place=place, trainable=trainable)
             tracker.close(300.0)
             seconds = time.perf_counter() - started
         finally:

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from study.pretraining import Networks
+from study.pretraining import NETWORK, Networks
 from tests.fuzz.mutations import ROUNDS, damaged, flipped, guarded
 from tests.unit.trainables import toy_data
 from tests.unit.trainables.test_trainable import Place, report, to_its_end, without_time
 from trainables import saved
 from trainables.data.dataset import Dataset
+from trainables.store import Store
 from trainables.trainable import CHECKPOINT, SET_ASIDE, StudyTrainable
 from trainables.trial import Trial
 
@@ -119,11 +120,11 @@ def test_damaged_weights_are_never_loaded(place: Place, rounds: int) -> None:
     path = interrupted(place, place.trial())
     content = path.read_bytes()
     key = place.trial().key()
-    saved.read(path, "cpu", key)
+    saved.read(*Store.of(path), "cpu", key)
     for copy in damaged(content, 5 * rounds):
         path.write_bytes(copy)
         with pytest.raises(saved.DamagedError, match="is damaged, or is not of trial"):
-            saved.read(path, "cpu", key)
+            saved.read(*Store.of(path), "cpu", key)
 
 
 def assert_equal(one: Any, other: Any) -> None:
@@ -149,9 +150,13 @@ def assert_equal(one: Any, other: Any) -> None:
 def left(place: Place) -> tuple[Networks, Trial]:
     """A home in which one network was left behind."""
     networks, stage = Networks(place.folder / "pretrained"), place.trial()
-    to_its_end(place.start(stage, network=str(networks.file(stage.key()))))
+    to_its_end(place.start(stage, network=file_of(networks, stage)))
     assert networks.has(stage.key())
     return Networks(networks.path), stage
+
+
+def file_of(networks: Networks, stage: Trial) -> str:
+    return networks.folder(stage.key()).file(NETWORK)
 
 
 def change(network: Path, kind: str) -> None:
@@ -164,7 +169,10 @@ def change(network: Path, kind: str) -> None:
         case "without a seal":
             network.write_bytes(torch_bytes({"weight": torch.zeros(3)}))
         case "another one":
-            saved.write(network, saved.read(network, "cpu", network.parent.name), "another")
+            folder, name = Store.of(network)
+            content = saved.read(folder, name, "cpu", folder.name)
+            assert content is not None
+            saved.write(folder, name, content, "another")
         case "result lost":
             network.with_suffix(".json").unlink()
         case "result of another":
@@ -189,7 +197,7 @@ def test_a_damaged_network_is_trained_again(
     place: Place, left: tuple[Networks, Trial], kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     networks, stage = left
-    file = networks.file(stage.key())
+    file = Path(file_of(networks, stage))
     before = file.read_bytes()
     change(file, kind)
     with caplog.at_level(logging.WARNING), guarded(place.folder):
@@ -199,14 +207,16 @@ def test_a_damaged_network_is_trained_again(
     (place.folder_of(stage) / CHECKPOINT).unlink()  # as the driver does when a training has ended
     to_its_end(place.start(stage, network=str(file)))
     assert Networks(networks.path).has(stage.key())
-    assert_equal(saved.read(file, "cpu", stage.key()), torch.load(io.BytesIO(before), weights_only=True))
+    assert_equal(
+        saved.read(*Store.of(file), "cpu", stage.key()), torch.load(io.BytesIO(before), weights_only=True)
+    )
 
 
 def test_a_network_that_breaks_after_the_driver_looked_fails_the_trial(
     place: Place, left: tuple[Networks, Trial]
 ) -> None:
     networks, stage = left
-    file = networks.file(stage.key())
+    file = Path(file_of(networks, stage))
     change(file, "flipped")
     trial = place.trial(pretraining=stage, seed=3)
     last = report(place.start(trial, start=str(file)))
@@ -218,6 +228,6 @@ def test_a_network_that_breaks_after_the_driver_looked_fails_the_trial(
 def test_checkpoints_are_readable_by_torch_alone(place: Place) -> None:
     """The checks read the ordinary format; they add nothing to it."""
     path = interrupted(place, place.trial())
-    assert_equal(saved.read(path, "cpu", place.trial().key()), torch.load(path, weights_only=True))
+    assert_equal(saved.read(*Store.of(path), "cpu", place.trial().key()), torch.load(path, weights_only=True))
     shutil.rmtree(path.parent)
     assert isinstance(place.start(place.trial()), StudyTrainable)

@@ -111,7 +111,7 @@ class Runner:
 
     def trace(self, row: TrialRow) -> list[tuple[str, int, int]]:
         """(word, number, process) of every line that the trial left."""
-        folder = engine.trial_folder(Home(self.home).study(driver.NAME).path, row.key)
+        folder = Home(self.home).study(driver.NAME).path / "trials" / row.key
         lines = [line.split() for line in (folder / "trace").read_text().splitlines()]
         return [(word, int(number), int(process)) for word, number, process in lines]
 

@@ -20,7 +20,7 @@ from study.spec import Study
 from tests.infra.test_grafana import OF_TRIALS, ON_GPUS, expressions, selectors
 from tests.ray import driver
 from tests.ray.conftest import ROOT, Runner
-from tests.ray.toy import RecordedTrainable
+from tests.ray.recorded import RecordedTrainable
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -52,7 +52,7 @@ class Watcher:
         self.thread = threading.Thread(target=self._loop, daemon=True)
 
     def _loop(self) -> None:
-        while not self.ended.wait(0.3):
+        while not self.ended.wait(1.0):
             self.look()
 
     def __enter__(self) -> Watcher:
@@ -89,7 +89,7 @@ def test_every_query_of_the_dashboard_is_exported_while_a_study_runs(runner: Run
         if (found := live.read(folder)) is not None:
             told.append(found)
 
-    runner.orders(sleep=1.0, kill={"statistic/search/0": 1})
+    runner.orders(sleep=0.5, kill={"statistic/search/0": 1})
     with Watcher(look):
         study = runner.study(trials=1, rungs=())
         assert runner.run(dataclasses.replace(study, replicates=driver.Replicates(seeds=(1001,)))).complete

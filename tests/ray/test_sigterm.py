@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from study import engine, service
+from study import service
 from study.engine import Machine
 from study.home import Home
 from study.results import TrialRow
@@ -19,8 +19,9 @@ from tests.chaos import harness
 from tests.chaos.harness import Driver
 from tests.ray import driver
 from tests.ray.conftest import Runner
-from tests.ray.toy import TermTrainable
+from tests.ray.recorded import TermTrainable
 from trainables.stopping import read_note
+from trainables.store import Store
 from trainables.trainable import CHECKPOINT, StudyTrainable
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -60,7 +61,7 @@ def test_a_worker_that_gets_sigterm_loses_no_step(runner: Runner, expected: tupl
     row = run(runner, driver.define_one(str(runner.dataset)), TermTrainable)
     assert without_time(row) == expected
     assert (row.failure, row.details["losses"]) == ("", ["preempted", "preempted"])
-    folder = engine.trial_folder(Home(runner.home).study(driver.NAME).path, row.key)
+    folder = Home(runner.home).study(driver.NAME).path / "trials" / row.key
     steps = [line.split() for line in (folder / "steps").read_text().splitlines()]
     assert [int(step) for step, _ in steps] == list(range(row.iterations))
     assert len({process for _, process in steps}) == 3
@@ -81,8 +82,8 @@ def test_a_driver_that_gets_sigterm_lets_its_workers_write(
         one.finish()
     row = the_row(home)
     assert not row.is_final
-    trial = engine.trial_folder(folder.path, row.key)
-    note = read_note(trial)
+    trial = folder.path / "trials" / row.key
+    note = read_note(Store.at(trial))
     assert note is not None
     assert note["reason"] == "its driver was asked to stop"
     assert (trial / CHECKPOINT).stat().st_mtime - asked < WITHIN

@@ -33,10 +33,10 @@ def a_trial(arm: str, number: int = 0, **changes: Any) -> TrialRow:
 def a_case(trial: TrialRow, number: int, dice: float, class_id: int = 1, **changes: Any) -> CaseRow:
     values: dict[str, Any] = {
         "key": trial.key, "arm": trial.arm, "phase": trial.phase, "replicate": trial.number,
-        "seed": trial.seed, "fold": 0, "split": "test", "case_id": f"p{number}", "volume_id": f"p{number}", "class_id": class_id,
-        "class_name": f"class {class_id}", "dice": dice, "iou": dice / 2, "hd95": 3.0, "hd95_max": 9.0,
-        "distance_unit": "mm", "area_error": 0.1, "relative_area_error": 0.1, "size_error": 1.0,
-        "missed": False, "false_alarm": False, "both_empty": False,
+        "seed": trial.seed, "fold": 0, "split": "test", "case_id": f"p{number}", "volume_id": f"p{number}",
+        "class_id": class_id, "class_name": f"class {class_id}", "dice": dice, "iou": dice / 2, "hd95": 3.0,
+        "hd95_max": 9.0, "distance_unit": "mm", "area_error": 0.1, "relative_area_error": 0.1,
+        "size_error": 1.0, "missed": False, "false_alarm": False, "both_empty": False,
     }  # fmt: skip
     return CaseRow(**{**values, **changes})
 

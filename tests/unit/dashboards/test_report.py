@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, safe against any name, complete about what is missing, small when large."""
+"""The page: whole, self-contained, safe against any name, telling what is missing, small when large."""
 
 import hashlib
 import re
@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from dashboards import publication, report
+from dashboards.sections import cases, question
 from dashboards.source import read
 from search_spaces import UserError
 from study.home import StudyFolder
@@ -62,8 +63,17 @@ def whole():
     return a_source({"a": 0.2, "b": 0.7, "c": 0.71}, classes=2, further=trials, budgets=(1, 5, 5))
 
 
-def test_sections_in_their_order(whole):
-    page = page_of(whole)
+@pytest.fixture(scope="module")
+def text(whole):
+    return report.page(whole)
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_sections_in_their_order(page):
     orders = [section.ORDER for section in report.found().values()]
     assert orders == sorted(orders)
     assert len(set(orders)) == len(orders)
@@ -73,34 +83,29 @@ def test_sections_in_their_order(whole):
     assert [a["href"] for a in page.named("a")] == [f"#{name}" for name in ids]
 
 
-def test_the_page_needs_nothing_else(whole):
-    page = page_of(whole)
+def test_the_page_needs_nothing_else(text, page):
     for tag, attributes in page.tags:
         for name, value in attributes.items():
             if name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
                 assert value.startswith(("#", "data:")), (tag, name, value)
     assert not page.named("link")
-    assert "@import" not in report.page(whole)
-    policy = next(
-        a["content"] for a in page.named("meta") if "content" in a and "default-src" in a["content"]
-    )
-    assert "default-src 'none'" in policy
+    assert "@import" not in text
+    assert any("default-src 'none'" in attributes.get("content", "") for attributes in page.named("meta"))
 
 
-def test_only_the_page_s_own_script_may_run(whole):
-    text = report.page(whole)
+def test_only_the_page_s_own_script_may_run(text):
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     assert len(scripts) == 1
     assert f"script-src 'sha256-{b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()}'" in text
 
 
-def test_every_id_is_there_once(whole):
-    ids = [attributes["id"] for _, attributes in page_of(whole).tags if "id" in attributes]
+def test_every_id_is_there_once(page):
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
 
 
-def test_the_answer_is_in_words_and_in_numbers(whole):
-    text = page_of(whole).text
+def test_the_answer_is_in_words_and_in_numbers(page):
+    text = page.text
     assert "c has the highest mean Dice of 3 arms" in text
     assert "b is better than a by" in text
     assert "boom" in text
@@ -116,8 +121,8 @@ def test_names_are_text_everywhere(classes, tmp_path):
         {HOSTILE: 0.2, f"$x_{{{HOSTILE[:50]}": 0.7, "{{ 7 * 7 }}": 0.4},
         question=f"Is {HOSTILE} better?", classes=classes, further=failed, budgets=(1, 5, 9),
     )  # fmt: skip
-    cases = tuple(replace(c, case_id=HOSTILE + c.case_id, class_name=HOSTILE) for c in source.cases)
-    source = replace(source, cases=cases)
+    scored = (replace(case, case_id=HOSTILE + case.case_id, class_name=HOSTILE) for case in source.cases)
+    source = replace(source, cases=tuple(scored))
     page = page_of(source)
     assert len(page.named("script")) == 1
     assert not page.named("img")
@@ -148,16 +153,19 @@ def test_a_study_whose_every_trial_failed_says_why():
 
 
 def test_a_caveat_about_single_runs_is_not_folded_away():
-    text = report.page(a_source({f"arm {n}": 0.1 * n for n in range(8)}, replicates=1))
-    assert "All 28 sentences" in text
-    assert text.index("</details>") < text.index("Every arm was trained once")
+    source = a_source({f"arm {n}": 0.1 * n for n in range(8)}, replicates=1)
+    shown, _, rest = question.html(source).partition("<details>")
+    folded, _, after = rest.partition("</details>")
+    assert "All 28 sentences" in folded
+    assert "Every arm was trained once" in shown + after
+    assert "Every arm was trained once" not in folded
 
 
 def test_ten_thousand_trials_are_a_small_page_soon(tmp_path):
     curve = [{"iteration": i, "dice": 0.5 + i / 100, "loss_total": 1.0} for i in range(1, 11)]
     further = [
         a_trial(
-            "ab"[n % 2], n, phase="search", value=n % 97 / 97, curve=curve, started=float(n), finished=n + 1.0,
+            "ab"[n % 2], n, phase="search", value=n % 97 / 97, curve=curve, started=float(n),
             parameters={"learning_rate": 1e-3 + n % 89 / 1e4}, state="pruned" if n % 3 else "finished",
         )
         for n in range(10_000)
@@ -170,12 +178,19 @@ def test_ten_thousand_trials_are_a_small_page_soon(tmp_path):
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
 
 
-def test_many_points_are_thinned_and_it_says_so():
-    source = a_source({"a": 0.2, "b": 0.3, "c": 0.4}, replicates=1, cases=2_000)
-    page = page_of(source)
-    assert "Of each pair 1666 cases are drawn" in page.text
-    assert "over 2000 test cases" in page.text
-    assert len(report.page(source)) < 2_500_000
+def test_many_points_are_thinned_and_it_says_so(monkeypatch):
+    monkeypatch.setattr(cases, "_MOST_POINTS", 30)
+    drawn = cases.html(a_source({"a": 0.2, "b": 0.3, "c": 0.4}, replicates=1, cases=50))
+    assert "Of each pair 10 cases are drawn" in drawn
+    assert drawn.count('class="tip"') == 30
+    assert "in 50 cases" in drawn
+
+
+def test_more_pairs_than_panels_are_told(monkeypatch):
+    monkeypatch.setattr(cases, "_MOST_PAIRS", 2)
+    drawn = cases.html(a_source({"a": 0.2, "b": 0.3, "c": 0.4}, replicates=1))
+    assert drawn.count("<svg") == 2
+    assert "1 more pairs are in the table above" in drawn
 
 
 def test_publish_leaves_the_page_and_the_tables(whole, tmp_path):
@@ -196,7 +211,7 @@ def test_one_arm_has_no_table_of_pairs(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(whole, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="The report must be written to .*; name another with --output."):
+    with pytest.raises(UserError, match=r"^The report must be written to .*; name another with --output\.$"):
         publication.publish(whole, tmp_path / "file")
 
 

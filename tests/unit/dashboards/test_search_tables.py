@@ -1,12 +1,13 @@
 """Searches as rows: only full lengths count, the best is the selected one, contours need enough points."""
 
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from dashboards import importance_tables
-from dashboards.importance_tables import FEWEST_TRIALS, can_be_told, importances
+from dashboards import importance_tables, search_figures
+from dashboards.importance_tables import FEWEST_TRIALS, Importance, can_be_told, importances
 from dashboards.search_tables import (
     ArmSearch,
     Point,
@@ -155,3 +156,22 @@ def test_importances_need_enough_trials_that_differ():
     assert importances(a_search(values, space={"rate": SPACE["rate"]}), most=100) == []
     assert can_be_told(a_search(values))
     assert round(importance_tables.BEST_SHARE * FEWEST_TRIALS) == importance_tables.FEWEST_BEST
+
+
+def test_numbers_and_choices_are_drawn():
+    search = a_search([n / 10 for n in range(70)])
+    pages = [
+        search_figures.history(search, "Dice", 30),
+        search_figures.slices(search, "Dice", 30),
+        search_figures.parallel(search, "Dice", 30),
+        search_figures.contours(search, [contour(search, "rate", "count")], "Dice", 30),
+        search_figures.importances(
+            search, [Importance("rate", 0.7, 0.6, 0.8), Importance("kind", 0.3, math.nan, 1)]
+        ),
+    ]
+    texts = ["".join(ElementTree.fromstring(page).itertext()) for page in pages]
+    assert "trial 69: 6.9 (rate = " in texts[0]  # the best is there although few are
+    assert all(word in texts[1] for word in ("rate", "0.001", "0.1", "count", "kind", "xyz"))
+    assert texts[2].count("trial ") == 1  # the best has a name
+    assert "rate: 0.70 (0.60 to 0.80)" in texts[4]
+    assert "kind: 0.30" in texts[4]

@@ -24,7 +24,7 @@ def test_headline_names_the_best_arm_and_its_pairs():
 
 
 def test_headline_tells_every_kind_of_verdict():
-    answer = a_source({"best": 0.7, "a": 0.2, "b": 0.2, "c": 0.2, "d": 0.2}).answer
+    answer = a_source({"best": 0.7, "a": 0.2, "b": 0.2, "c": 0.2, "d": 0.2}, cases=12).answer
     own = answer.pairs[:4]
     verdicts = ("best better than a", "b better than best", NOT_SEPARATED, TOO_FEW_CASES)
     pairs = tuple(replace(pair, verdict=v) for pair, v in zip(own, verdicts, strict=True))

@@ -43,7 +43,7 @@ def picture(board, width=80):
 
 
 def screen(board, console=None, *, slots=2, folder="nowhere", clock=lambda: 0.0, **options):
-    return Screen(console or Console(), board, slots, Path(folder), clock=clock, **options)
+    return Screen(console or Console(), board, lambda: slots, Path(folder), clock=clock, **options)
 
 
 def test_what_an_earlier_run_did_and_what_was_copied_is_no_measurement():

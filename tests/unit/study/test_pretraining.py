@@ -12,7 +12,7 @@ import pytest
 from search_spaces import UserError
 from study import arms as shared
 from study import plan
-from study.pretraining import Networks, PretrainingBoard
+from study.pretraining import NETWORK, RESULT, Networks, PretrainingBoard
 from study.spec import PRETRAINING, Arm, Stage, Study
 from tests.unit.study.conftest import DATA, World, a_study
 from trainables import saved
@@ -156,8 +156,8 @@ def test_only_one_driver_trains_a_network(tmp_path: Path):
     assert not other.start(key)
     one.end(key)  # it died or failed: the other may
     assert other.start(key)
-    saved.write(other.networks.file(key), {}, key)
-    other.networks.file(key).with_suffix(".json").write_text(json.dumps({"key": key}))
+    saved.write(other.networks.folder(key), NETWORK, {}, key)
+    other.networks.folder(key).write(RESULT, json.dumps({"key": key}).encode())
     other.end(key)
     assert not one.start(key)  # it is there: nobody trains it again
     assert one.networks.has(key)

@@ -17,10 +17,12 @@ from mlflow.entities import Run
 
 from search_spaces import UserError
 from study.mlflow_runs import ENVIRONMENT, _prepare_sqlite
+from study.ownership import Owner
 from study.results import TrialRow
 from study.tracking import Tracker
 
 STUDY = "pixels"
+OWNER = Owner(study=STUDY, identity="mine", place="here:/runs/pixels", begun=True, known=frozenset)
 PATIENCE = 30.0  # only to turn a hang into a failure: the queue is empty within milliseconds
 
 
@@ -64,6 +66,7 @@ def tracker(home: Path, **changes: Any) -> Tracker:
             "num_images": 1902,
             "num_cases": 100,
         },
+        "owner": OWNER,
     }
     return Tracker(**(settings | changes))
 

@@ -159,7 +159,8 @@ def test_pictures_are_of_the_data_set(dataset: Dataset, tmp_path: Path) -> None:
         place = int(np.flatnonzero(test == row)[0])
         own = [r for r in test if dataset.case_ids[r] == picture.case_id]
         assert picture.case_id == chosen[picture.role] == dataset.case_ids[row]
-        assert (picture.slice_index, picture.slices) == (dataset.slice_index[row], len(own))
+        volume = [r for r in own if dataset.volume_ids[r] == dataset.volume_ids[row]]
+        assert (picture.slice_index, picture.slices) == (dataset.slice_index[row], len(volume))
         areas = {r: np.count_nonzero(dataset.masks_NHW[r]) for r in own}
         assert areas[row] == max(areas.values())
         np.testing.assert_array_equal(picture.image_HW, dataset.images_NHW[row])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainables.stopping import EVERYBODY, StopRequests, leave_note, read_note, remove_note
+from trainables.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -45,28 +46,31 @@ def test_a_busy_process_remembers_and_an_idle_one_ends() -> None:
 )
 def test_orders(tmp_path: Path, ordered: str, reason: str) -> None:
     requests = StopRequests("a")
-    requests.orders = tmp_path / "orders"
+    orders = tmp_path / "orders"
+    requests.orders = Store.of(orders)
     assert not requests.asked()  # there is no such file: the driver is gone
     requests._looked -= 10
-    requests.orders.write_text(ordered)
+    orders.write_text(ordered)
     assert requests.asked() == bool(reason)
     assert requests.reason == reason
 
 
 def test_the_file_is_read_twice_a_second_at_most(tmp_path: Path) -> None:
     requests = StopRequests()
-    requests.orders = tmp_path / "orders"
+    orders = tmp_path / "orders"
+    requests.orders = Store.of(orders)
     assert not requests.asked()
-    requests.orders.write_text(EVERYBODY)
+    orders.write_text(EVERYBODY)
     assert not requests.asked()
 
 
 def test_notes(tmp_path: Path) -> None:
-    assert read_note(tmp_path) is None
-    leave_note(tmp_path, 7, "because")
-    assert read_note(tmp_path) == {"iteration": 7, "reason": "because"}
+    folder = Store.at(tmp_path)
+    assert read_note(folder) is None
+    leave_note(folder, 7, "because")
+    assert read_note(folder) == {"iteration": 7, "reason": "because"}
     (tmp_path / "preempted.json").write_text('{"iter')
-    assert read_note(tmp_path) is None
-    remove_note(tmp_path)
-    remove_note(tmp_path)
+    assert read_note(folder) is None
+    remove_note(folder)
+    remove_note(folder)
     assert list(tmp_path.iterdir()) == []

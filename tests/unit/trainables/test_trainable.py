@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from trainables.data.dataset import Dataset
 from trainables.loop import Training
 from trainables.method import IGNORE
 from trainables.stopping import EVERYBODY, LOOK_EVERY, read_note
+from trainables.store import Store
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import Trial
 
@@ -58,6 +60,9 @@ class Place:
     def folder_of(self, trial: Trial) -> Path:
         return self.folder / trial.key()
 
+    def store_of(self, trial: Trial) -> Store:
+        return Store.at(self.folder_of(trial))
+
     def config(self, trial: Trial, **changes: Any) -> dict[str, Any]:
         values = {
             "trial": json.loads(json.dumps(trial.to_dict())),
@@ -88,7 +93,12 @@ def place(tmp_path: Path, toy_folder: Path, dataset: Dataset, monkeypatch: pytes
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What would be drawn, which takes a second."""
     drawn: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(pictures, "samples", lambda *arguments: drawn.append(arguments))
+
+    def draw(path: Path, *arguments: Any) -> None:
+        path.write_bytes(b"drawn")
+        drawn.append(arguments)
+
+    monkeypatch.setattr(pictures, "samples", draw)
     return drawn
 
 
@@ -186,18 +196,41 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint(place: Place, monkeypatch
     checkpoint = place.folder_of(trial) / CHECKPOINT
     before = checkpoint.read_bytes()
 
-    def half(saved: object, file: BinaryIO) -> None:
-        file.write(b"half a checkpoint")
+    def killed(file: int) -> None:
         raise KeyboardInterrupt  # nothing inside may catch what ends a process
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", half)
+        patch.setattr(os, "fsync", killed)
         with pytest.raises(KeyboardInterrupt):
             running.step()
     assert checkpoint.read_bytes() == before
     reports = to_its_end(place.start(trial))
     assert len(reports) == 2
     assert reports[-1]["state"] == "finished"
+
+
+def test_a_full_disk_is_no_bug_of_the_trial(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the new checkpoint takes space, the old one is whole, and from there it goes on."""
+    trial = place.trial()
+    expected = without_time(to_its_end(place.start(trial))[-1])
+    checkpoint = place.folder_of(trial) / CHECKPOINT
+    checkpoint.unlink()
+    running = place.start(trial)
+    report(running)
+    before = checkpoint.read_bytes()
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        last = report(running)
+    assert (last["failure"], last["reason"]) == ("disk_full", "[Errno 28] No space left on device")
+    assert checkpoint.read_bytes() == before
+    assert list(place.folder_of(trial).iterdir()) == [checkpoint]
+    reports = to_its_end(place.start(trial))
+    assert len(reports) == 2
+    assert without_time(reports[-1]) == expected
 
 
 def test_a_checkpoint_is_replaced_not_overwritten(place: Place) -> None:
@@ -272,6 +305,7 @@ def test_reuse_forgets_the_trial_before(place: Place) -> None:
     assert reused.reset(place.config(diverging))
     assert before() is None  # its memory is free for the next
     assert to_its_end(reused)[-1]["state"] == "diverged"
+    assert reused.training is None  # while it waits for the next, too
     assert reused.reset(place.config(other))
     reports = to_its_end(reused)
     assert len(reports) == 3
@@ -327,8 +361,8 @@ def test_a_continued_trial_leaves_the_same_gallery(place: Place, steps: int, tmp
 def test_what_is_drawn(place: Place, undrawn: list[tuple[Any, ...]]) -> None:
     trial = place.trial(test=True, method="partial_cross_entropy", annotation=WEAK)
     to_its_end(place.start(trial))
-    ((path, images, masks, labels, predictions, names, titles),) = undrawn
-    assert path == place.folder_of(trial) / SAMPLES
+    ((images, masks, labels, predictions, names, titles),) = undrawn
+    assert (place.folder_of(trial) / SAMPLES).read_bytes() == b"drawn"
     data, split = place.dataset, place.dataset.folds[0]
     rows = [data.image_ids.index(title.split(maxsplit=1)[1]) for title in titles]
     assert [title.split()[0] for title in titles] == ["train"] * 4 + ["test"] * 4
@@ -413,7 +447,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(
     elsewhere = Place(tmp_path / "elsewhere", place.data_folder, place.dataset)
     expected = to_its_end(elsewhere.start(trial))
     stopped_after(place.start(trial), steps, monkeypatch)
-    note = read_note(place.folder_of(trial))
+    note = read_note(place.store_of(trial))
     assert note == {"iteration": steps, "reason": "its process was sent SIGTERM"}
     saved = torch.load(place.folder_of(trial) / CHECKPOINT, weights_only=True)
     assert saved["training"]["iteration"] == steps
@@ -421,7 +455,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(
     again = to_its_end(place.start(trial))
     assert [without_time(r) for r in again] == [without_time(r) for r in expected]
     assert again[0]["curve"][0]["training_seconds"] > saved["training_seconds"]
-    assert read_note(place.folder_of(trial)) is None
+    assert read_note(place.store_of(trial)) is None
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -448,7 +482,7 @@ def test_sigterm_while_it_predicts(
         with pytest.raises(SystemExit):
             to_its_end(running)
     reason = "its process was sent SIGTERM"
-    assert read_note(place.folder_of(trial)) == {"iteration": min(2 * call, 8), "reason": reason}
+    assert read_note(place.store_of(trial)) == {"iteration": min(2 * call, 8), "reason": reason}
     assert without_time(to_its_end(place.start(trial))[-1]) == without_time(expected[-1])
 
 
@@ -462,7 +496,7 @@ def test_the_driver_may_ask_to_stop(place: Place, tmp_path: Path) -> None:
     running.requests._looked = -LOOK_EVERY  # it looks twice a second only
     with pytest.raises(SystemExit):
         running.train()
-    note = read_note(place.folder_of(trial))
+    note = read_note(place.store_of(trial))
     assert note == {"iteration": 2, "reason": "its driver was asked to stop"}
 
 
