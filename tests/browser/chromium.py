@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE = 180.0
+PATIENCE = 120.0
 """Seconds that a page may take to show something on a busy machine."""
 
 PROGRAMS = ("chromium", "chromedriver")
@@ -92,6 +92,11 @@ class Browser:
         """The first shown link whose text begins like that, waited for."""
         links = lambda: (e for e in self.all("a") if e.text.startswith(text) and e.is_displayed())  # noqa: E731
         return self.until(lambda: next(links(), None), f"no link says {text!r}")
+
+    def click(self, element: WebElement) -> None:
+        """In the middle of the window, at once: a page that scrolls smoothly would move under the click."""
+        self.run("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", element)
+        element.click()
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)

@@ -71,8 +71,8 @@ def test_optuna_dashboard_lists_an_optuna_study_an_arm_and_opens_it(
 ) -> None:
     window.open(pages["optuna-dashboard"])
     arms = [arm.name for arm in study.load(STUDY, home).spec.arms]
-    for arm in arms:
-        window.saying(f"{STUDY}/{arm}")
-    window.saying(f"{STUDY}/{arms[0]}").click()
+    window.until(lambda: all(f"{STUDY}/{arm}" in window.text() for arm in arms), "an arm's search is missing")
+    links = (link for link in window.all("a[href*='/studies/']") if f"{STUDY}/{arms[0]}" in link.text)
+    window.click(next(links))
     window.until(lambda: "learning_rate" in window.text(), "the study's page lacks its hyper-parameters")
     assert window.all(".js-plotly-plot")
