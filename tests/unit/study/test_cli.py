@@ -216,6 +216,7 @@ COMMANDS = (
     "logs",
     "stop",
     "status",
+    "ui",
     "report",
     "data",
 )
