@@ -389,7 +389,7 @@ def ui(
     tracking_uri: TrackingOption = None,
     optuna_storage: StorageOption = None,
 ) -> None:
-    """See a study in MLflow's UI and in optuna-dashboard, on this machine.
+    """A study in MLflow and optuna-dashboard.
 
     Prints their addresses and that of Ray's dashboard of a running study. Ctrl-C ends it.
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from search_spaces import UserError
 from study.masking import scrubbed
 
@@ -83,10 +85,19 @@ class Page:
             end = time.monotonic() + patience
             with contextlib.suppress(ProcessLookupError):  # all are gone
                 os.killpg(self.process.pid, number)
-                while time.monotonic() < end:
-                    self.process.poll()
-                    os.killpg(self.process.pid, 0)
-                    time.sleep(0.1)
+            while (left := self._left()) and time.monotonic() < end:
+                time.sleep(0.2)
+            if not left:
+                return
+
+    def _left(self) -> bool:
+        """Whether one of its processes lives. Dead ones that nobody collects stay in a container's list."""
+        self.process.poll()
+        for one in psutil.process_iter(["status"]):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(one.pid) == self.process.pid and one.info["status"] != psutil.STATUS_ZOMBIE:
+                    return True
+        return False
 
 
 @contextlib.contextmanager

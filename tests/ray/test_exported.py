@@ -22,7 +22,7 @@ from tests.ray import driver
 from tests.ray.conftest import ROOT, Runner
 from tests.ray.recorded import RecordedTrainable
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
 
 REPORT_MS = 1000
 """Milliseconds between two exports of Ray's processes; its default is ten seconds."""

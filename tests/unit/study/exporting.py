@@ -15,7 +15,6 @@ from study import service
 from study.board import Board, Job
 from study.engine import trial_folder
 from study.home import Home
-from study.pretraining import Networks
 from study.results import TrialRow
 from study.spec import Arm, Data, Replicates, Search, Study
 from tests.unit.trainables import toy_data
@@ -82,21 +81,23 @@ def train(home: Home, study: Study) -> None:
         class_names=prepared.dataset.class_names,
         annotation_seconds=prepared.annotation_seconds,
         listener=Silent(),
-        networks=Networks(home.networks),
+        networks=prepared.networks(),
     )
     while (job := board.suggest()) is not None:
-        result = _trained(job, home, folder.path)
+        result = _trained(job, home, trial_folder(prepared.place, job.row.key).uri)
         board.report(job, result)
         board.end(job, result, result["state"])
         assert result["state"] == "finished", result
 
 
-def _trained(job: Job, home: Home, folder: Path) -> dict[str, Any]:
+def _trained(job: Job, home: Home, folder: str) -> dict[str, Any]:
     trainable = StudyTrainable(
         {
             "trial": json.loads(json.dumps(job.trial.to_dict())),
             "key": job.row.key,
-            "folder": str(trial_folder(folder, job.row.key)),
+            "study": "toy",
+            "job": list(job.id),
+            "folder": folder,
             "cache": str(home.cache),
             "metric": "dice",
             "watch": [],

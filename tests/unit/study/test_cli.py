@@ -227,6 +227,7 @@ COMMANDS = (
     "logs",
     "stop",
     "status",
+    "ui",
     "report",
     "export",
     "predict",

@@ -31,14 +31,18 @@ def test_an_address_that_is_no_dashboard_is_refused(address: str) -> None:
 )
 @pytest.mark.parametrize("option", ["--optuna-storage", "--tracking-uri"])
 def test_a_password_is_refused_and_not_repeated(option: str, uri: str) -> None:
-    uris = {"--optuna-storage": None, "--tracking-uri": None, option: uri}
+    uris = {"--optuna-storage": None, "--tracking-uri": None, "--storage-path": None, option: uri}
     with pytest.raises(UserError, match=f"^{option} .* must hold no password") as refused:
         jobs.check_secrets(uris)
     assert "word@" not in str(refused.value)
 
 
 def test_uris_without_a_password_are_taken() -> None:
-    uris = {"--optuna-storage": "postgresql://me@host:5432/o", "--tracking-uri": "http://host:5000/mlflow"}
+    uris = {
+        "--optuna-storage": "postgresql://me@host:5432/o",
+        "--tracking-uri": "http://host:5000/mlflow",
+        "--storage-path": "s3://bucket/prefix",
+    }
     jobs.check_secrets(uris)
 
 

@@ -22,5 +22,5 @@ def test_every_arm_of_every_study_says_what_it_is(name):
 def test_the_note_of_a_study_names_the_metrics_as_mlflow_does():
     note = notes.of_study("Why?", "hd95", greater_is_better=False)
     assert note.startswith("**Why?**\n")
-    assert "`test_hd95_low` and `test_hd95_high`" in note
+    assert "`test_hd95_low` to `test_hd95_high`" in note
     assert "`hd95` is the validation value (lowest is best)" in note
