@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.kinds import Chaos
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("what", ["worker", "driver", "raylet", "all", "disk"])

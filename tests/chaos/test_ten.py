@@ -13,7 +13,7 @@ from tests.chaos.kinds import Chaos
 from tests.ray import driver
 from tests.servers.servers import MlflowServer
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 KINDS = {"worker": 4, "driver": 1, "raylet": 1, "all": 1, "tracking": 1, "disk": 2}
 ARGUMENTS = ("run", driver.NAME, "--trials", "14")
