@@ -63,6 +63,13 @@ def test_it_is_remembered(folder: StudyFolder, given: str) -> None:
     )
 
 
+@pytest.mark.parametrize("given", ["runs", "s3:/bucket/runs"])
+def test_a_path_that_is_not_absolute_is_refused(folder: StudyFolder, given: str) -> None:
+    assert f"must be an absolute path or an address such as s3://BUCKET/PREFIX, but got '{given}'" in refusal(
+        folder, given
+    )
+
+
 def test_a_study_that_began_in_its_home_stays_there(folder: StudyFolder, tmp_path: Path) -> None:
     start(folder, None)
     sentence = refusal(folder, SECRET)
