@@ -47,7 +47,8 @@ def _named(text: str) -> Store:
     path = Path(text).expanduser()
     if not path.is_absolute():
         raise UserError(
-            f"--storage-path must be an absolute path or an address such as s3://BUCKET/PREFIX, but got {text!r}."
+            "--storage-path must be an absolute path or an address such as s3://BUCKET/PREFIX, but got "
+            f"{text!r}."
         )
     return Store.at(path)
 
