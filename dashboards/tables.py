@@ -10,13 +10,14 @@ from study.conclusion import Answer
 from study.spec import Arm
 from trainables.metrics import METRICS
 
-_QUALITY = {
+_METRICS = {
     "dice": "Dice",
     "iou": "IoU",
     "hd95": "HD95",
-    "area_error": "area error [fraction of pixels]",
-    "size_error": "size error [px²]",
+    "area_error": "area error",
+    "size_error": "size error",
 }
+_UNITS = {"area_error": " [fraction of pixels]", "size_error": " [px²]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,14 @@ def has_curve(rows: Sequence[BudgetRow]) -> bool:
     )
 
 
+def metric_name(metric: str) -> str:
+    """As the field writes it: "Dice", "IoU"."""
+    return _METRICS[metric]
+
+
 def quality_label(answer: Answer) -> str:
     """The metric with its unit and direction, for an axis."""
-    name = _QUALITY[answer.metric]
+    name = metric_name(answer.metric) + _UNITS.get(answer.metric, "")
     if answer.metric == "hd95":
         name += f" [{next((a.hd95_unit for a in answer.arms if a.hd95_unit), 'mm')}]"
     return f"{name}, {'greater' if METRICS[answer.metric] else 'smaller'} is better"

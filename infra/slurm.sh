@@ -83,7 +83,7 @@ if [ ${#nodes[@]} -gt 1 ]; then
     steps+=($!)
 fi
 
-# A study uses the slots that the cluster has when it starts: all nodes first.
+# All nodes first: what a node lacks is then said before the first trial, not when it joins.
 count_nodes='
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")

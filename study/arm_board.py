@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from study.late_store import LateStore
 from study.plan import trial_of
 from study.proposals import Attempt, Proposer
 from study.results import TrialRow
 from study.spec import Arm, Study, base_point, protocol_of, search_trials
-from study.storage import ArmStore
 from trainables.protocol import Protocol
 from trainables.trial import DataSource, Trial
 
@@ -25,6 +25,10 @@ class Job:
     number: int
     trial: Trial
     row: TrialRow
+    host: str = ""
+    """Where it runs, as `memory` and `gpu_memory` (bytes) known from its last report."""
+    memory: int = 0
+    gpu_memory: int = 0
 
     @property
     def id(self) -> tuple[str, str, int]:
@@ -56,19 +60,30 @@ def rung_iterations(protocol: Protocol, rungs: Sequence[float]) -> tuple[int, ..
     return tuple(sorted({min(points, key=lambda p: abs(p - w)) for w in wanted})) if points else ()
 
 
+def _ended(row: TrialRow) -> Attempt:
+    return Attempt(row.number, row.parameters, row.state, row.value)
+
+
 class ArmBoard:
     """One arm: its search in the order of trial numbers, then its confirmation."""
 
     def __init__(
-        self, study: Study, arm: Arm, store: ArmStore, data: DataSource, annotation_seconds: float
+        self,
+        study: Study,
+        arm: Arm,
+        store: LateStore,
+        data: DataSource,
+        annotation_seconds: float,
+        known: Sequence[TrialRow] = (),
     ) -> None:
+        """known: final rows of the search."""
         self.study, self.arm, self.store, self.data = study, arm, store, data
         self.annotation_seconds = annotation_seconds
         self.protocol = protocol_of(study, arm)
         self.rungs = frozenset(rung_iterations(self.protocol, study.search.rungs))
         self.base = base_point(study, arm)
         self.proposer = Proposer(study.name, arm, study.search, greater_is_better=study.greater_is_better)
-        self.attempts = store.load()
+        self.attempts = store.load({row.number: _ended(row) for row in known})
         self.confirmed: dict[int, TrialRow] = {}
         self.handed_out: set[tuple[str, int]] = set()
         self.rows: dict[int, TrialRow] = {}

@@ -1,7 +1,8 @@
 """What is planned, running and done in a study: the one place that decides what is trained next.
 
 Knows no Ray: `suggest`, `report` and `end` are called by the adapters of `study.engine`, and by tests.
-Order of writing: ledger, then Optuna, then MLflow. At start all three are brought to what the ledger says.
+Order of writing: ledger, then MLflow, and Optuna within a second (`study.late_store`). At start all three are
+brought to what the ledger says.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import optuna
 
 from search_spaces import UserError
 from study.arm_board import ArmBoard, Job, job_of
+from study.late_store import LateStore
 from study.losses import Losses
 from study.pretraining import Networks, PretrainingBoard
 from study.proposals import Attempt, survives
@@ -52,20 +54,24 @@ class Board:
     ) -> None:
         self.study, self.ledger, self.listener, self.class_names = study, ledger, listener, class_names
         self.pretraining = PretrainingBoard(study, data, networks)
+        rows = ledger.trials()
         self.arms = {
             arm.name: ArmBoard(
                 study,
                 arm,
-                ArmStore(storage, f"{study.name}/{arm.name}", greater_is_better=study.greater_is_better),
+                LateStore(
+                    ArmStore(storage, f"{study.name}/{arm.name}", greater_is_better=study.greater_is_better)
+                ),
                 data,
                 annotation_seconds[arm.name],
+                [row for row in rows if row.arm == arm.name and row.phase == "search" and row.is_final],
             )
             for arm in study.arms
         }
         self.running: dict[tuple[str, str, int], Job] = {}
         self.losses = Losses()
         self.stopping = False
-        self._reconcile(ledger.trials())
+        self._reconcile(rows)
 
     def _reconcile(self, rows: list[TrialRow]) -> None:
         """Brings the arms and Optuna to the ledger, which is right wherever they differ."""
@@ -88,6 +94,7 @@ class Board:
             done = [r for r in own if r.phase == "confirm" and r.is_final and r.state != "failed"]
             board.earlier = {row.key: row for row in done}
             board.adopt()
+        self.write()
 
     def _recall(self, board: ArmBoard, row: TrialRow) -> None:
         if row.number == len(board.attempts):  # the database was lost; the ledger was not
@@ -107,8 +114,15 @@ class Board:
     def finished(self) -> bool:
         return all(board.finished() for board in self.arms.values())
 
+    def write(self) -> None:
+        """Optuna's database says what the ledger says. Raises UserError when it is away for long."""
+        for board in self.arms.values():
+            board.store.write()
+
     def suggest(self) -> Job | None:
         """The next job, written down as running; None when nothing may start now."""
+        for board in self.arms.values():
+            board.store.write_when_due()
         while not self.stopping:
             order = sorted(self.arms.values(), key=lambda b: len(b.attempts) + len(b.confirmed))
             jobs = (self._startable(job) for board in order for job in board.candidates())
@@ -206,6 +220,8 @@ class Board:
     def report(self, job: Job, result: Mapping[str, Any]) -> bool:
         """Takes one result of a running job; False when its training should stop."""
         curve = result["curve"]
+        job.host = result.get("host", "")
+        job.memory, job.gpu_memory = result.get("memory", 0), result.get("gpu_memory", 0)
         if len(curve) > len(job.row.curve):
             job.row = _upto(job.row, curve, self.study.metric)
             self.listener.trial_reported(job.row)
@@ -225,7 +241,7 @@ class Board:
                 continue
             if iteration not in attempt.rungs:
                 attempt.rungs[iteration] = self._score(point)
-                board.store.report(job.number, iteration, attempt.rungs[iteration])
+                board.store.changed(attempt)
             if not survives(
                 board.attempts, job.number, iteration, self.study.search, greater=self.study.greater_is_better
             ):
@@ -236,6 +252,7 @@ class Board:
     def end(self, job: Job, result: Mapping[str, Any], state: str, reason: str = "") -> None:
         """Writes down how a job ended: ledger, Optuna, then whoever listens."""
         details = {**job.row.details, "host": result.get("host", ""), "trace": result.get("trace", "")}
+        details["machine"] = result.get("machine", {})
         if result.get("micro_batches", 1) > 1:  # each with a batch normalisation of its own
             details["micro_batches"] = result["micro_batches"]
         if job.id in self.losses.history:
@@ -271,7 +288,7 @@ class Board:
         for point in row.curve:
             if int(point["iteration"]) in board.rungs:
                 attempt.rungs[int(point["iteration"])] = self._score(point)
-        board.store.tell(attempt)
+        board.store.changed(attempt)
 
     def _score(self, point: Mapping[str, float]) -> float:
         value = point[self.study.metric]

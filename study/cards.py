@@ -12,10 +12,15 @@ from rich.text import Text
 
 from search_spaces import HyperParameter, hyper_parameters
 from study import overrides
-from study.spec import Study
+from study.proposals import independence
+from study.spec import SAMPLERS, Study
 from trainables import discovery
 from trainables.annotations import Annotation
 
+_SEARCHED = (
+    f"Any sampler ({', '.join(SAMPLERS[1:])}) searches the same configurations and gets the same rows "
+    "whatever runs at once and whichever trial ends first; `python -m study show STUDY` says how."
+)
 _STARTS_A_LINE = re.compile(r"\s|\$\$|[*-] |[A-Z][a-z]+: ")
 """Indented lines, formulas, items of a list and "Source: ..." keep their place; other lines are joined."""
 
@@ -25,24 +30,27 @@ def study(definition: Study) -> list[Text]:
     lines = [Text(definition.question)]
     for arm in definition.arms:
         lines += [Text(), Text(arm.name, style="bold"), Text(f"  method      {arm.method}")]
-        lines.append(Text(f"  annotation  {_annotation(arm.annotation)}"))
+        lines.append(Text(f"  annotation  {annotation(arm.annotation)}"))
         lines += [Text(f"  fixed       {key} = {value}") for key, value in arm.settings.items()]
         lines += [Text(f"  protocol    {key} = {value}") for key, value in arm.protocol.items()]
         if arm.longer > 1:
             lines.append(Text(f"  trains      {arm.longer} x the iterations"))
         if arm.pretraining is not None:
             stage = arm.pretraining
-            lines.append(Text(f"  starts from {stage.method}, {_annotation(stage.annotation)}"))
+            lines.append(Text(f"  starts from {stage.method}, {annotation(stage.annotation)}"))
         lines += [Text(f"  searched    {key} in {domain}") for key, domain in arm.search.items()]
+    if any(arm.search for arm in definition.arms):
+        lines += [Text(), Text(f"Search: {independence(definition.search)}")]
     lines += [Text(), Text("Settings:", style="bold")]
     known = overrides.keys(definition).items()
     return lines + [Text(f"  --set {key}={overrides.text_of(value)}") for key, value in known]
 
 
-def _annotation(annotation: Annotation) -> str:
+def annotation(given: Annotation) -> str:
+    """What an annotator is asked for: every setting that is not the usual one."""
     default = Annotation().to_dict()
-    given = {k: v for k, v in annotation.to_dict().items() if v != default[k]}
-    words = (f"{k} {', '.join(v) if isinstance(v, list) else v}" for k, v in given.items())
+    unusual = {k: v for k, v in given.to_dict().items() if v != default[k]}
+    words = (f"{k} {', '.join(v) if isinstance(v, list) else v}" for k, v in unusual.items())
     return "; ".join(words) or "none"
 
 
@@ -55,6 +63,7 @@ def method(name: str) -> Group:
         *map(_line, reflowed(text)),
         Text(f"\nNeeds: {needs}. Source: {cls.paper}\n"),
         _table(hyper_parameters(cls)),
+        Text(f"\n{_SEARCHED}"),
     )
 
 

@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -64,11 +65,12 @@ CpusOption = Annotated[
     typer.Option("--cpus-per-trial", envvar="STUDY_CPUS_PER_TRIAL", help="CPUs, and threads, of a trial."),
 ]
 GpusOption = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--gpus-per-trial",
         envvar="STUDY_GPUS_PER_TRIAL",
-        help="Fractions share a GPU; default 1 if there is one.",
+        metavar="NUMBER|auto",
+        help="Fractions share a GPU; auto measures how many; default 1 if there is one.",
     ),
 ]
 ConcurrentOption = Annotated[
@@ -166,6 +168,7 @@ def plan(
     set_: SetOption = None,
     home: HomeOption = "runs",
     cpus_per_trial: CpusOption = 1.0,
+    gpus_per_trial: GpusOption = None,
     max_concurrent: ConcurrentOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
@@ -176,7 +179,7 @@ def plan(
     from study import commands
 
     study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=None)
-    commands.show_plan(study, home, cpus_per_trial, max_concurrent, format_.value, out)
+    commands.show_plan(study, home, cpus_per_trial, gpus_per_trial, max_concurrent, format_.value, out)
 
 
 @app.command()
@@ -212,7 +215,9 @@ def run(
 
     study = commands.definition(name, dataset, trials, replicates, set_ or [], home, fork=fork)
     if dry_run:
-        commands.show_plan(study, home, cpus_per_trial, max_concurrent, "table", out, storage_path)
+        commands.show_plan(
+            study, home, cpus_per_trial, gpus_per_trial, max_concurrent, "table", out, storage_path
+        )
         return
     machine = commands.machine(
         address, cpus_per_trial, gpus_per_trial, max_concurrent, dashboard, trial_timeout
@@ -327,25 +332,45 @@ def stop(name: Name, home: HomeOption = "runs") -> None:
 
 
 @app.command()
-def status(name: Name, home: HomeOption = "runs", format_: FormatOption = Format.table) -> None:
-    """How far a study is, from its ledger.
+def status(
+    name: Name,
+    home: HomeOption = "runs",
+    format_: FormatOption = Format.table,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw it until its driver ends, or Ctrl-C.")] = False,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            "--interval", help="Seconds between two looks of --watch: 2; where it is no terminal 20."
+        ),
+    ] = None,
+) -> None:
+    """How far a study is, from its ledger, also while it runs.
 
     Of a submitted one also what became of its job.
 
-    Example: python -m study status ablation_pixels --format json
+    \b
+    Examples:
+      python -m study status ablation_pixels --watch
+      python -m study status ablation_pixels --format json
     """
     from study import jobs
     from study import status as view
+    from study import watch as watching
     from study.home import Home
 
     place = Home.at(home)
+    watching.check(watch, interval, format_.value)
     job = jobs.state(place.study(name))
     if job is not None and name not in place.studies():
         raise UserError(job)  # submitted and not begun
     folder = place.existing(name)
     study = folder.frozen()
     assert study is not None
-    if format_ is Format.json:
+    if watch:
+        watching.watch(folder, out, watching.every(interval, out))
+        job = jobs.state(folder)
+        out.print(Text(job or ""), soft_wrap=True, end="\n" if job else "")
+    elif format_ is Format.json:
         typer.echo(view.to_json(study, folder, job))
     elif format_ is Format.markdown:
         typer.echo(view.to_markdown(study, folder))
@@ -355,24 +380,116 @@ def status(name: Name, home: HomeOption = "runs", format_: FormatOption = Format
 
 
 @app.command()
-def report(name: Name, home: HomeOption = "runs", format_: FormatOption = Format.table) -> None:
-    """The answer of a study, from its ledger.
+def ui(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: the latest study.")] = None,
+    home: HomeOption = "runs",
+    port: Annotated[
+        int | None, typer.Option("--port", help="Of MLflow; default 5000, or a free one.")
+    ] = None,
+    tracking_uri: TrackingOption = None,
+    optuna_storage: StorageOption = None,
+) -> None:
+    """See a study in MLflow's UI and in optuna-dashboard, on this machine.
 
-    Example: python -m study report ablation_pixels --format markdown
+    Prints their addresses and that of Ray's dashboard of a running study. Ctrl-C ends it.
+
+    Example: python -m study ui ablation_pixels
     """
-    from study import answer as answers
-    from study import service
+    from study import ui as pages
     from study.home import Home
 
-    folder = Home.at(home).existing(name)
-    study = folder.frozen()
-    assert study is not None
-    answer = service.answer_of(study, folder)
+    say = functools.partial(out.print, soft_wrap=True, markup=False)
+    pages.serve(Home.at(home), name, say, port=port, tracking_uri=tracking_uri, optuna_url=optuna_storage)
+
+
+@app.command()
+def report(
+    name: Name,
+    home: HomeOption = "runs",
+    format_: FormatOption = Format.table,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for the page; default: HOME/NAME/report.")
+    ] = None,
+) -> None:
+    """The answer of a study, from its ledger, and its report.
+
+    The report is one page, report.html, beside its tables: report.md, arms.tex, pairs.tex. With --format json
+    or markdown the answer is only printed, unless --output is given.
+
+    Example: python -m study report ablation_pixels
+    """
+    from study import answer as answers
+    from study import roof
+    from study.home import Home
+
+    made = roof.Report(Home.at(home).existing(name))
+    answer = made.answer
     if format_ is Format.table:
         out.print(answers.to_table(answer))
     else:
         typer.echo(answers.to_json(answer) if format_ is Format.json else answers.to_markdown(answer))
+    if format_ is Format.table or output is not None:
+        made.publish(output)
     raise typer.Exit(ANSWERED if answer.complete else NO_ANSWER)
+
+
+@app.command()
+def export(
+    name: Name,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make.")],
+    arm: Annotated[str | None, typer.Option(help="Default: the arm that the answer ranks best.")] = None,
+    replicate: Annotated[int | None, typer.Option(help="Default: the first that has finished.")] = None,
+    torch_export: Annotated[bool, typer.Option("--torch-export", help="Also model.pt2.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx; needs the extra `onnx`.")] = False,
+    register: Annotated[bool, typer.Option("--register", help="Also as a version in MLflow.")] = False,
+    register_as: Annotated[str | None, typer.Option(help="Under this name; default: STUDY.ARM.")] = None,
+    home: HomeOption = "runs",
+    tracking_uri: TrackingOption = None,
+    storage_path: PlaceOption = None,
+) -> None:
+    """A study's network as a folder: safetensors, what prediction needs, a model card.
+
+    Example: python -m study export ablation_pixels lesions --arm "statistic + 5 pixels"
+    """
+    from study import model_commands
+
+    formats = [file for file, wanted in (("model.pt2", torch_export), ("model.onnx", onnx)) if wanted]
+    registered = (register or register_as is not None, register_as)
+    raise typer.Exit(
+        model_commands.export(
+            name, destination, arm, replicate, formats, registered, home, tracking_uri, storage_path, out
+        )
+    )
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="An exported folder, or models:/NAME/VERSION.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI, PNG or Parquet, or a folder.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File or folder to make.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Slices at once; default: by their size.")] = None,
+    intensities: Annotated[
+        str | None,
+        typer.Option(help="stored, window:LOW:HIGH or percentile:P; default: as the model's data were."),
+    ] = None,
+    orientation: Annotated[
+        str | None, typer.Option(help="axial or stored; default: as the model's data were.")
+    ] = None,
+    home: HomeOption = "runs",
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Segments images with an exported model; masks have the format, size and affine of their images.
+
+    \b
+    Examples:
+      python -m study predict lesions ct.nii.gz mask.nii.gz
+      python -m study predict lesions folder_of_png masks
+    """
+    from study import model_commands
+
+    how = {"device": device, "batch": batch_size, "intensities": intensities, "orientation": orientation}
+    raise typer.Exit(model_commands.predict(model, source, target, home, tracking_uri, out, how))
 
 
 def main(program: str = "python -m study", commands: typer.Typer = app) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping
 
@@ -13,11 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces import UserError
-from study import datasets, discovery, jobs, names, overrides, plan, service, targets
-from study.console import duration
+from study import datasets, discovery, engine, jobs, names, overrides, plan, roof, service, targets
+from study.capacity import Capacity
 from study.engine import Machine, available_cores
+from study.eta import duration
 from study.home import Home, agree
 from study.spec import Study
+
+AUTO = "auto"
+"""--gpus-per-trial: measured, not given."""
 
 
 def definition(
@@ -58,7 +63,7 @@ def extended(name: str, trials: int | None, replicates: int | None, home: str) -
 def machine(
     address: str | None,
     cpus: float,
-    gpus: float | None,
+    gpus: str | None,
     max_concurrent: int | None,
     dashboard: bool,
     trial_timeout: float | None = None,
@@ -70,18 +75,29 @@ def machine(
         )
     if cpus <= 0:
         raise UserError(f"--cpus-per-trial must be above 0, but got {cpus:g}.")
-    if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
-        raise UserError(f"--gpus-per-trial must be a share up to 1 or a whole number, but got {gpus:g}.")
     if max_concurrent is not None and max_concurrent < 1:
         raise UserError(f"--max-concurrent must be 1 or more, but got {max_concurrent}.")
     return Machine(
         address=address,
         cpus_per_trial=cpus,
-        gpus_per_trial=gpus,
+        gpus_per_trial=None if gpus in (None, AUTO) else _gpus(gpus),
+        measure_gpus=gpus == AUTO,
         max_concurrent=max_concurrent,
         dashboard=dashboard,
         trial_timeout=trial_timeout,
     )
+
+
+def _gpus(text: str) -> float:
+    try:
+        gpus = float(text)
+    except ValueError:
+        gpus = math.nan
+    if not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
+        raise UserError(
+            f"--gpus-per-trial must be a share up to 1, a whole number or {AUTO!r}, but got {text!r:.60}."
+        )
+    return gpus
 
 
 def run(
@@ -102,6 +118,7 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. Everything finished is kept; the same command continues.\n")
         return 1
+    roof.Report(prepared.folder).publish()
     return 0 if answer.complete else 1
 
 
@@ -125,17 +142,21 @@ def show_plan(
     study: Study,
     home: str,
     cpus: float,
+    gpus: str | None,
     max_concurrent: int | None,
     format_: str,
     out: Console,
     storage_path: str | None = None,
 ) -> None:
     """Prints the plan with speeds that are measured here and now."""
-    where = machine(None, cpus, None, max_concurrent, False)
+    where = machine(None, cpus, gpus, max_concurrent, False)
     prepared = service.prepare(study, Home.at(home), storage_path)
+    slots, sharing = max(1, int(available_cores() / where.cpus_per_trial)), ""
+    slots = min(slots, where.max_concurrent or slots)
+    if gpus is not None:
+        where, slots, sharing = _at_once_here(prepared, where)
     speed = plan.measure(study, prepared.dataset, prepared.data, threads=where.threads)
-    slots = max(1, int(available_cores() / where.cpus_per_trial))
-    made = prepared.plan(slots=min(slots, where.max_concurrent or slots), speed=speed)
+    made = prepared.plan(slots=slots, speed=speed, gpus=where.gpus_per_trial or 0.0, sharing=sharing)
     if format_ == "json":
         typer.echo(json.dumps({**dataclasses.asdict(made), "trials": made.trials}, indent=2))
     elif format_ == "markdown":
@@ -143,6 +164,18 @@ def show_plan(
     else:
         out.print(_table(made))
         out.print(Text(_summary(made)), soft_wrap=True)
+
+
+def _at_once_here(prepared: service.Prepared, where: Machine) -> tuple[Machine, int, str]:
+    """What a run on this machine would do: the share of a GPU, trials at once, and why."""
+    try:
+        where, slots = engine.connect(where)
+        if not where.measure_gpus:
+            return where, slots.here, ""
+        where, reason = service.share_gpus(prepared, where)
+        return where, Capacity(where).here, reason
+    finally:
+        engine.disconnect()
 
 
 _HEADERS = ("arm", "method", "sampler", "searched", "search", "confirm", "s/iteration", "annotator")
@@ -176,9 +209,12 @@ def _markdown(made: plan.Plan) -> str:
 def _summary(made: plan.Plan) -> str:
     wall = made.wall_seconds
     span = "" if wall is None else " to ".join(dict.fromkeys(map(duration, wall)))
-    time = "" if wall is None else f", {span} on {made.concurrency} at once"
+    each = f" with {made.gpus_per_trial:g} GPU each" if made.gpus_per_trial else ""
+    time = "" if wall is None else f", {span} on {made.concurrency} at once{each}"
     rungs = ", ".join(map(str, made.rungs))
     searches = any(arm.search_trials > 1 for arm in made.arms)
     stops = f"; trials may stop early at iteration {rungs}" if rungs and searches else ""
     shared = f" after {made.pretrainings} shared pre-trainings" if made.pretrainings else ""
-    return f"{made.study}: {made.trials} trials{shared}{time}{stops}."
+    sharing = f" {made.sharing}" if made.sharing else ""
+    search = f" Search: {made.search}" if made.search else ""
+    return f"{made.study}: {made.trials} trials{shared}{time}{stops}.{sharing}{search}"

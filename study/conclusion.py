@@ -17,6 +17,7 @@ import numpy as np
 
 from study.fates import all_failed, fates
 from study.results import CaseRow, TrialRow
+from study.spec import Study
 from study.stats import Interval, Paired, case_means, holm, mean_interval, paired, verdict
 from trainables.metrics import METRICS
 
@@ -121,7 +122,7 @@ def build(
     volumes within a replicate, then over replicates. A structure absent from truth and prediction counts with
     its Dice and IoU of 1 and has no HD95.
     """
-    confirmed = {arm: _confirmations(arm, trials) for arm in arms}
+    confirmed = {arm: confirmations(arm, trials) for arm in arms}
     scored = {arm: _scored(confirmed[arm], cases) for arm in arms}
     problems = (_problem(arm, replicates, confirmed[arm], scored[arm], trials) for arm in arms)
     return Answer(
@@ -134,7 +135,21 @@ def build(
     )
 
 
-def _confirmations(arm: str, trials: Sequence[TrialRow]) -> list[TrialRow]:
+def of_study(study: Study, trials: Sequence[TrialRow], cases: Sequence[CaseRow]) -> Answer:
+    """`build` with what the study says about itself."""
+    return build(
+        study.name,
+        study.metric,
+        [arm.name for arm in study.arms],
+        study.compared(),
+        study.num_replicates,
+        trials,
+        cases,
+        study.watch,
+    )
+
+
+def confirmations(arm: str, trials: Sequence[TrialRow]) -> list[TrialRow]:
     """The last trial of each replicate, of the configuration that was confirmed last."""
     rows = sorted((t for t in trials if t.arm == arm and t.phase == "confirm"), key=lambda t: t.started)
     return list({t.number: t for t in rows if t.parameters == rows[-1].parameters}.values())
@@ -151,6 +166,13 @@ def _scored(confirmed: Sequence[TrialRow], cases: Sequence[CaseRow]) -> list[Cas
         and row.class_id != BACKGROUND
         and (row.arm, row.replicate, row.key) in trials
     ]
+
+
+def case_scores(
+    metric: str, arms: Sequence[str], trials: Sequence[TrialRow], cases: Sequence[CaseRow]
+) -> dict[str, dict[str, float]]:
+    """What each case scored in each arm: the values that intervals and verdicts of `build` are made of."""
+    return {arm: _by_case(_scored(confirmations(arm, trials), cases), metric) for arm in arms}
 
 
 def _by_case(rows: Sequence[CaseRow], metric: str) -> dict[str, float]:

@@ -17,24 +17,29 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search_spaces import UserError
 from study.board import Board, Job
+from study.capacity import Capacity
+from study.gauges import Gauges
 from study.masking import holds_secret
 from study.pretraining import NETWORK
+from study.segments import CONTINUES, DiskFullError
 from study.stopping import Orders, end_now, stop_on_signal
+from trainables.failures import DISK_FULL
 from trainables.metrics import METRICS
 from trainables.store import Store
+from trainables.titles import title
 
 WATCH_EVERY = 2.0
 """Seconds between two looks at whether the cluster still has a node, and which of them are about to go."""
 
-SEEN_WITHIN = 10.0
-"""Seconds that a file may take to show on another node of a cluster."""
+STARVED = "timed out during startup"
+"""What Ray says when its own limit for a start, which is fixed, was too short."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that the head node of a cluster has to accept a connection."""
@@ -50,6 +55,8 @@ class Machine:
     cpus_per_trial: float = 1.0
     gpus_per_trial: float | None = None
     """None: a whole one where the machine, or the cluster, has any."""
+    measure_gpus: bool = False
+    """Whether `study.ray_probe` settles the share of a GPU once Ray runs."""
     max_concurrent: int | None = None
     dashboard: bool = False
     trial_timeout: float | None = None
@@ -71,17 +78,18 @@ def _environment() -> None:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
         "TUNE_WARN_THRESHOLD_S": "1000",
+        "TUNE_MAX_PENDING_TRIALS_PG": "200",  # our searcher says how many; Tune would start one at a time
         "TUNE_RESULT_BUFFER_LENGTH": "0",
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }.items():
         os.environ.setdefault(name, value)
 
 
-def connect(machine: Machine, witness: tuple[Store, str] | None = None) -> tuple[Machine, int]:
+def connect(machine: Machine, witness: tuple[Store, str] | None = None) -> tuple[Machine, Capacity]:
     """Starts Ray in this process, or joins a cluster. Raises UserError.
 
     Every node of a cluster must see the file `witness`, for trials leave their checkpoints beside it.
-    Returns the machine with its GPU share settled, and how many trials fit at once.
+    Returns the machine with its GPU share settled, and how many trials fit at once, now and later.
     """
     _environment()
     if machine.address is None:
@@ -110,60 +118,17 @@ def connect(machine: Machine, witness: tuple[Store, str] | None = None) -> tuple
             f"A Ray cluster must answer at {machine.address!r}, but: {reason}; check --address (RAY_ADDRESS) "
             "and that RAY_AUTH_MODE is the same on every node."
         ) from error
-    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    except Exception as error:  # Ray 2.60 has no class of its own for it
+        if STARVED not in str(error):
+            raise
+        raise UserError(
+            "Ray must start within 30 seconds, but did not, for other work takes this machine; give the same "
+            "command again when it has less to do."
+        ) from error
     if machine.gpus_per_trial is None:
-        some = any(resources.get("GPU", 0.0) >= 1 for resources in nodes.values())
+        some = any(node["Alive"] and node["Resources"].get("GPU", 0.0) >= 1 for node in ray.nodes())
         machine = dataclasses.replace(machine, gpus_per_trial=1.0 if some else 0.0)
-    slots = _slots(list(nodes.values()), machine)
-    if machine.address is not None and witness is not None:
-        _require_sight(*witness, [name for name, resources in nodes.items() if _fits(resources, machine)])
-    return machine, slots
-
-
-def _require_sight(store: Store, witness: str, nodes: Sequence[str]) -> None:
-    """Raises UserError when a node has another file there, or none: its trials would be lost with it."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    def trouble(uri: str, name: str, content: bytes | None, patience: float) -> str:
-        """Sent as it is, so that a node without this package can tell."""
-        import importlib.util
-        import time
-
-        if importlib.util.find_spec("trainables") is None:
-            return "does not have this package installed"
-        from trainables.store import Store, StoreAwayError
-
-        store = Store(uri).hasty()
-        end = time.monotonic() + patience  # a network file system may show a new file late
-        while True:
-            try:
-                if store.read(name) == content:
-                    return ""
-                reason = ""
-            except (OSError, StoreAwayError) as error:
-                reason = f" ({getattr(error, 'reason', error)})"
-            if time.monotonic() > end:
-                return f"does not see {store.shown()}{reason}"
-            time.sleep(0.2)
-
-    task, content = ray.remote(num_cpus=0, max_retries=0)(trouble), store.read(witness)
-    told = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            store.uri, witness, content, SEEN_WITHIN
-        )
-        for node in nodes
-    ]
-    names = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
-    for node, reference in zip(nodes, told, strict=True):
-        with contextlib.suppress(ray.exceptions.RayError):  # it died meanwhile, and will run no trial
-            reason = ray.get(reference)
-            if reason:
-                raise UserError(
-                    f"Every node of the cluster must have this package and see the folder of the trials, but "
-                    f"{names[node]} {reason}; install it there, or name another --home (STUDY_HOME) or an "
-                    "object store with --storage-path."
-                )
+    return machine, Capacity(machine, None if machine.address is None else witness)
 
 
 def _require_answer(address: str) -> None:
@@ -185,34 +150,15 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _slots(nodes: Sequence[Mapping[str, float]], machine: Machine) -> int:
-    """Trials that fit at once. Raises UserError when not even one does: Ray would wait for ever."""
-    slots = sum(_fits(resources, machine) for resources in nodes)
-    if slots < 1:
-        largest = [max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")]
-        where = "the machine has" if len(nodes) == 1 else "no node of the cluster has more than"
-        raise UserError(
-            f"A trial asks for {machine.cpus_per_trial:g} CPUs and {machine.gpus_per_trial or 0:g} GPUs, but "
-            f"{where} {largest[0]:g} and {largest[1]:g}; lower --cpus-per-trial or --gpus-per-trial."
-        )
-    return min(slots, machine.max_concurrent or slots)
-
-
-def _fits(resources: Mapping[str, float], machine: Machine) -> int:
-    """Trials that fit on one node: a trial never spans two, nor its share of a GPU two GPUs."""
-    fits = [int(resources.get("CPU", 0.0) / machine.cpus_per_trial + 1e-9)]
-    if share := machine.gpus_per_trial:
-        gpus = resources.get("GPU", 0.0)
-        fits.append(int(gpus) * int(1 / share + 1e-9) if share < 1 else int(gpus / share + 1e-9))
-    return min(fits)
-
-
-def run(board: Board, machine: Machine, slots: int, folder: Path, *, place: Store, trainable: type) -> None:
+def run(
+    board: Board, machine: Machine, slots: Capacity, folder: Path, *, place: Store, trainable: type
+) -> None:
     """Runs every job of the board, until it is finished or Ctrl-C (SIGTERM) asks to stop.
 
     folder: of the study, in the home; place: where its trials leave their files, and all workers see them.
     """
     from ray import tune
+    from ray.util.metrics import Gauge
 
     from study.ray_adapters import BoardScheduler, BoardSearcher
 
@@ -224,12 +170,14 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, place: Stor
     # A driver of another home may run a study of this name in the same store: each gives its own orders.
     ours = None if place.is_local else place.child("orders", uuid.uuid4().hex)
     orders = Orders(scratch / "orders", copied_to=ours)
+    gauges = Gauges(board.study.name, board.study.metric, Gauge)
 
     def config_of(job: Job) -> dict[str, Any]:
         start = job.trial.pretraining
         return {
             "trial": job.trial.to_dict(),
             "key": job.row.key,
+            "study": board.study.name,
             "folder": trial_folder(place, job.row.key).uri,
             "cache": str(folder.parent / "cache"),
             "metric": board.study.metric,
@@ -243,7 +191,7 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, place: Stor
             "job": list(job.id),
         }
 
-    searcher = BoardSearcher(board, config_of)
+    searcher = BoardSearcher(board, config_of, slots)
     resources = {"cpu": machine.cpus_per_trial, "gpu": machine.gpus_per_trial}
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
@@ -252,7 +200,6 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, place: Stor
             scheduler=BoardScheduler(searcher),
             num_samples=-1,
             reuse_actors=True,
-            max_concurrent_trials=slots,
             trial_name_creator=_trial_name,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
@@ -264,7 +211,11 @@ def run(board: Board, machine: Machine, slots: int, folder: Path, *, place: Stor
     )
     try:
         # The signals again: Ray put its own handlers in their place when it started.
-        with _quiet(folder / "ray.log"), _while_a_node_lives(orders), stop_on_signal(board, orders):
+        with (
+            _quiet(folder / "ray.log"),
+            _while_a_node_lives(orders, slots, lambda: gauges.tell(list(board.running.values()))),
+            stop_on_signal(board, orders),
+        ):
             tuner.fit()
     except BoardError as carrier:
         raise carrier.error from None
@@ -279,8 +230,9 @@ def trial_folder(place: Store, key: str) -> Store:
 
 
 def _trial_name(trial: Any) -> str:
-    arm, phase, number = trial.config.get("job", ("trial", "", trial.trial_id))
-    return f"{arm} · {phase} {number}"
+    if "job" not in trial.config:  # Tune asks for a first name before there is a configuration
+        return str(trial.trial_id)
+    return title(trial.config["job"], trial.config["trial"]["seed"])
 
 
 @contextlib.contextmanager
@@ -312,8 +264,10 @@ class BoardError(BaseException):
 
 
 @contextlib.contextmanager
-def _while_a_node_lives(orders: Orders) -> Iterator[None]:
+def _while_a_node_lives(orders: Orders, slots: Capacity, tell: Callable[[], None]) -> Iterator[None]:
     """Tune would wait for ever for a cluster that lost its last node. Raises RuntimeError instead.
+
+    As long as nodes live, they are counted; at every look `tell` is called.
 
     The workers of a node that is being drained are told to leave: `ray start --block` that gets SIGTERM, and
     autoscalers that give a machine back, do that before they end Ray's processes there (30 s, Ray 2.60).
@@ -325,10 +279,12 @@ def _while_a_node_lives(orders: Orders) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(WATCH_EVERY):
+            tell()
             if not any(node["Alive"] for node in ray.nodes()):
                 lost.set()
                 end_now()
                 return
+            slots.look()
             for node in state.get_draining_nodes().keys() - told:
                 with contextlib.suppress(OSError):  # the disk is full: next time perhaps
                     orders.give(node)
@@ -357,6 +313,12 @@ def disconnect() -> None:
 
 
 def payload_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What `trainables.trainable` packed into a result of Tune."""
+    """What `trainables.trainable` packed into a result of Tune.
+
+    Raises DiskFullError when the trial could not write: nothing is wrong with it, and it goes on from its
+    last checkpoint.
+    """
     decoded: dict[str, Any] = json.loads(result["payload"])
+    if decoded.get("failure") == DISK_FULL:
+        raise DiskFullError(f"A trial could not be written ({decoded['reason']}): {CONTINUES}")
     return decoded

@@ -8,8 +8,10 @@ import errno
 import fcntl
 import json
 import os
+import re
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -20,6 +22,7 @@ from study.spec import Study
 
 SPEC = "spec.json"
 LOCK = "driver.lock"
+IDENTITY = "identity"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,6 +118,21 @@ class StudyFolder:
         temporary = self.path / f".{SPEC}.{os.getpid()}"
         temporary.write_text(study.to_json())
         temporary.replace(self.path / SPEC)
+
+    def identity(self) -> str:
+        """By which servers know this folder wherever it is moved; made once, by the driver that holds it.
+
+        Raises UserError for a damaged file.
+        """
+        path = self.path / IDENTITY
+        if not path.exists():
+            temporary = path.with_name(f".{IDENTITY}.{os.getpid()}")
+            temporary.write_text(f"{uuid.uuid4().hex}\n")
+            temporary.replace(path)
+        text = path.read_text(errors="replace").strip()
+        if not re.fullmatch("[0-9a-f]{32}", text):
+            raise UserError(f"{path} must hold 32 hexadecimal digits, but is damaged; restore it.")
+        return text
 
     def is_running(self) -> bool:
         """Is a driver alive on this study? Needs no right to write, and lookers do not see each other."""

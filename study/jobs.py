@@ -93,6 +93,14 @@ def state(folder: StudyFolder) -> str | None:
         return str(error)
 
 
+def address_of(folder: StudyFolder) -> str:
+    """The dashboard of the cluster that a study was submitted to; "" when it was not."""
+    with contextlib.suppress(UserError):
+        submission = _remembered(folder)
+        return "" if submission is None else submission.address
+    return ""
+
+
 def logs(folder: StudyFolder, write: Callable[[str], object], *, follow: bool) -> None:
     """What the driver printed so far; with `follow`, until it ends. Raises UserError."""
     client, submission = _submitted(folder)

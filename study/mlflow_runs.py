@@ -15,7 +15,9 @@ from typing import Any
 import sqlalchemy
 
 from study.delivery import is_disturbance
-from study.run_format import LONGEST_DIGEST, LONGEST_TAG, Point, chunks
+from study.masking import masked
+from study.ownership import OWNER, Owner
+from study.run_format import LONGEST_DIGEST, LONGEST_TAG, Point, chunks, identity_of
 from study.tracked_runs import Artifacts
 
 ENVIRONMENT = {
@@ -27,7 +29,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 SQLITE = "sqlite:///"
-_PAGE, _METRICS_PER_BATCH, _ENTRIES_PER_BATCH = 1000, 1000, 100
+_PAGE, _METRICS_PER_BATCH, _ENTRIES_PER_BATCH = 1000, 900, 100  # together at most 1000 in one request
 
 
 class Runs:
@@ -44,11 +46,16 @@ class Runs:
         artifacts: Path,
         spec_json: str,
         dataset: Mapping[str, Any],
+        owner: Owner,
+        shared: bool,
     ) -> None:
+        """owner: whose the experiment must be, where others may share what lies at the address."""
         import mlflow  # here: `plan` and `report` need not pay the second it takes
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        # A full disk, say, with a trace; the delivery tells it in a line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         # With a bare database the default for artifacts is the current folder.
         served = uri.startswith(("http://", "https://"))
         if uri.startswith(SQLITE):
@@ -58,17 +65,35 @@ class Runs:
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         self._spec_json = spec_json
         self._dataset = dataset
-        self._experiment = self._find_experiment(experiment_name, None if served else artifacts.as_uri())
-        for key, value in experiment_tags.items():
+        self._experiment = self._find_experiment(
+            experiment_name, None if served else artifacts.as_uri(), owner, f"MLflow at {masked(uri)}", shared
+        )
+        for key, value in {**experiment_tags, **owner.tags}.items():
             self._client.set_experiment_tag(self._experiment, key, value[:LONGEST_TAG])
 
-    def _find_experiment(self, name: str, artifact_location: str | None) -> str:
+    def _find_experiment(
+        self, name: str, artifact_location: str | None, owner: Owner, service: str, shared: bool
+    ) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            return str(self._client.create_experiment(name, artifact_location))
+            try:
+                return str(self._client.create_experiment(name, artifact_location, owner.tags))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # made by another driver in this moment
+                    raise
+            found = self._client.get_experiment_by_name(name)
         if found.lifecycle_stage != "active":
             raise ValueError(f"its experiment {name!r} is deleted: restore that or rename the study")
-        return str(found.experiment_id)
+        self._experiment = str(found.experiment_id)
+        if shared:
+            owner.check(found.tags, service, OWNER not in found.tags and self._has_others(owner))
+        return self._experiment
+
+    def _has_others(self, owner: Owner) -> bool:
+        known = owner.known()
+        return any(identity_of(tags) not in known for _, _, tags in self.find("trial"))
 
     def answers(self) -> bool:
         """Whether MLflow is there."""
@@ -125,20 +150,26 @@ class Runs:
 
     def complete_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """Log the parameters that the run lacks; those it has cannot be changed."""
+        known = self._client.get_run(run_id).data.params
+        self.log_parameters(run_id, {key: text for key, text in parameters.items() if key not in known})
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """Log parameters of which the run has none."""
         from mlflow.entities import Param
 
-        known = self._client.get_run(run_id).data.params
-        entries = [Param(key, text) for key, text in parameters.items() if key not in known]
+        entries = [Param(key, text) for key, text in parameters.items()]
         for part in chunks(entries, _ENTRIES_PER_BATCH):
             self._client.log_batch(run_id, params=part)
 
-    def log(self, run_id: str, points: Sequence[Point]) -> None:
-        """Append points."""
-        from mlflow.entities import Metric
+    def log(self, run_id: str, points: Sequence[Point], tags: Mapping[str, str] | None = None) -> None:
+        """Append points, and set a few tags in the same request."""
+        from mlflow.entities import Metric, RunTag
 
         entries = [Metric(point.metric, point.value, point.milliseconds, point.step) for point in points]
-        for part in chunks(entries, _METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=part)
+        marks = [RunTag(key, text[:LONGEST_TAG]) for key, text in (tags or {}).items()]
+        parts = list(chunks(entries, _METRICS_PER_BATCH)) or ([[]] if marks else [])
+        for part in parts:
+            self._client.log_batch(run_id, metrics=part, tags=marks if part is parts[-1] else ())
 
     def logged(self, run_id: str) -> set[tuple[str, int]]:
         """(metric, step) of every point of the run."""
@@ -214,3 +245,59 @@ def _prepare_sqlite(path: Path) -> None:
         draft.unlink()
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA schema_version")
+
+
+class Registry:
+    """Registered models whose versions are plain files among the artifacts of an arm's run.
+
+    Raises OSError for a database file that is not there: nothing is made up.
+    """
+
+    FOLDER = "study.folder"
+    """Tag of a version: where its files lie in its run."""
+
+    def __init__(self, uri: str) -> None:
+        import mlflow
+
+        if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE).partition("?")[0]).is_file():
+            raise FileNotFoundError("there is no such file")
+        for chatty in ("mlflow", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def arm_run(self, experiment: str, arm: str) -> str | None:
+        """Id of the arm's run; None where there is none."""
+        found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            return None
+        runs = self._client.search_runs([found.experiment_id], "tags.`study.kind` = 'arm'", max_results=_PAGE)
+        return next((run.info.run_id for run in runs if run.data.tags.get("study.arm") == arm), None)
+
+    def add_version(
+        self,
+        name: str,
+        run_id: str,
+        files: Sequence[Path],
+        folder: str,
+        tags: Mapping[str, str],
+        description: str,
+    ) -> int:
+        """The number of a new version of the model `name`, made where it is new."""
+        for file in files:
+            self._client.log_artifact(run_id, str(file), folder)
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name, description=description)
+        source = f"{self._client.get_run(run_id).info.artifact_uri}/{folder}"
+        version = self._client.create_model_version(
+            name, source, run_id, tags={**tags, self.FOLDER: folder}, description=description
+        )
+        return int(version.version)
+
+    def fetch(self, name: str, version: str, into: Path, needed: str) -> Path | None:
+        """The files of a version in a folder below `into`; None where it was not made by `add_version`."""
+        found = self._client.get_model_version(name, version)
+        folder = found.tags.get(self.FOLDER, "")
+        if not folder or not found.run_id:
+            return None
+        place = Path(self._client.download_artifacts(found.run_id, folder, str(into)))
+        return place if (place / needed).is_file() else None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces import space_of
-from study.proposals import sampler_name
+from study.proposals import independence, sampler_name
 from study.spec import Arm, Stage, Study, base_point, protocol_of, search_trials
 from trainables import discovery
 from trainables.annotations import cost_seconds
@@ -108,10 +108,15 @@ class Plan:
     arms: tuple[ArmPlan, ...]
     rungs: tuple[int, ...]
     concurrency: int
+    search: str
+    """Who proposes, and what that does not depend on; "" where no arm searches."""
     pretrainings: int
     """Trainings that arms start from and share; those whose network a home already holds are not repeated."""
     pretraining_seconds: float | None
     """Of one worker, for all of them; None when not measured."""
+    gpus_per_trial: float = 0.0
+    sharing: str = ""
+    """Why a trial takes that share of a GPU, where a probe decided it."""
 
     @property
     def trials(self) -> int:
@@ -150,6 +155,8 @@ def make(
     concurrency: int,
     missing: Sequence[Trial] = (),
     speed: Mapping[str, float] | None = None,
+    gpus_per_trial: float = 0.0,
+    sharing: str = "",
 ) -> Plan:
     """The plan of a study; `missing` are the pre-trainings that a home lacks, `speed` holds measured seconds
     per iteration by arm."""
@@ -175,9 +182,12 @@ def make(
         arms=tuple(arms),
         rungs=rungs,
         concurrency=concurrency,
+        search=independence(study.search) if any(arm.search_trials > 1 for arm in arms) else "",
         pretrainings=len(missing),
         # A supervised step is as long as the shortest of the arms' steps: it has no weak loss.
         pretraining_seconds=None if speed is None else steps * min(speed.values()),
+        gpus_per_trial=gpus_per_trial,
+        sharing=sharing,
     )
 
 

@@ -47,6 +47,18 @@ def sampler_name(search: Search) -> str:
     return "gp" if search.trials <= GP_LIMIT else "tpe"
 
 
+def independence(search: Search) -> str:
+    """What does not depend on timing, in words. It holds for every sampler: none is ever shown more."""
+    behind = f"trials 0 to n - {search.lookahead}" if search.lookahead > 1 else "the trials before it"
+    once = (
+        f"up to {search.lookahead} trials of an arm at once" if search.lookahead > 1 else "one after another"
+    )
+    return (
+        f"{sampler_name(search)}, {once} (search.lookahead). Proposals and rows are the same whatever runs "
+        f"at once and whichever trial ends first: trial n is proposed and stopped by {behind} alone."
+    )
+
+
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     seed %= 2**32  # numpy's legacy generators take no more
     with warnings.catch_warnings():
@@ -90,25 +102,29 @@ class Proposer:
 
     def _show(self, attempts: list[Attempt], upto: int) -> None:
         """Brings the mirror to: trials 0 .. upto ended, the later ones running."""
-        known = self.mirror.get_trials(deepcopy=False)
-        for attempt in attempts[len(known) :]:
-            self.mirror.add_trial(self._frozen(attempt, TrialState.RUNNING))
+        known = len(self.mirror.get_trials(deepcopy=False))
+        for attempt in attempts[known:]:
+            self.mirror.add_trial(self._frozen(attempt, ended=attempt.number <= upto))
+        self.shown |= set(range(known, upto + 1))
         for attempt in attempts[: max(0, upto + 1)]:
             if attempt.number not in self.shown:
                 self.shown.add(attempt.number)
-                self._tell(attempt)
+                self.mirror.tell(attempt.number, **self._outcome(attempt))
 
-    def _tell(self, attempt: Attempt) -> None:
+    def _outcome(self, attempt: Attempt) -> dict[str, Any]:
         """A pruned trial counts with its last value: a Gaussian process would learn nothing from it else."""
         if attempt.state == "failed":
-            self.mirror.tell(attempt.number, state=TrialState.FAIL)
-        elif attempt.state == "diverged" or attempt.value is None:
-            self.mirror.tell(attempt.number, self.worst)
-        else:
-            self.mirror.tell(attempt.number, attempt.value)
+            return {"state": TrialState.FAIL}
+        if attempt.state == "diverged" or attempt.value is None:
+            return {"values": self.worst}
+        return {"values": attempt.value}
 
-    def _frozen(self, attempt: Attempt, state: TrialState) -> FrozenTrial:
-        return create_trial(state=state, params=attempt.parameters, distributions=self.distributions)
+    def _frozen(self, attempt: Attempt, *, ended: bool) -> FrozenTrial:
+        outcome = self._outcome(attempt) if ended else {"state": TrialState.RUNNING}
+        value = outcome.pop("values", None)
+        return create_trial(
+            params=attempt.parameters, distributions=self.distributions, value=value, **outcome
+        )
 
 
 def survives(attempts: list[Attempt], number: int, iteration: int, search: Search, *, greater: bool) -> bool:

@@ -20,9 +20,11 @@ from trainables.store import Store
 class BoardSearcher(Searcher):
     """Gives Tune the board's jobs one by one and hears how they end."""
 
-    def __init__(self, board: Board, config_of: Callable[[Job], dict[str, Any]]) -> None:
+    def __init__(
+        self, board: Board, config_of: Callable[[Job], dict[str, Any]], slots: Callable[[], int]
+    ) -> None:
         super().__init__(metric="payload", mode="max")
-        self.board, self.config_of = board, config_of
+        self.board, self.config_of, self.slots = board, config_of, slots
         self.jobs: dict[str, Job] = {}
         self.stopped: set[str] = set()
         self.messages: dict[str, str] = {}
@@ -43,7 +45,7 @@ class BoardSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         with self._asking_the_board():
-            job = self.board.suggest()
+            job = self.board.suggest() if len(self.jobs) < self.slots() else None
             if job is not None:
                 self.jobs[trial_id] = job
                 return self.config_of(job)

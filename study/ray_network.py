@@ -44,6 +44,11 @@ def reach(address: str | None, *, dashboard: bool) -> str:
             "its firewall.", node,
         )  # fmt: skip
         return f"Workers: listening on {node}, not on this machine alone."
-    url = ray._private.worker.get_dashboard_url() if dashboard else None
-    shown = f"; dashboard: http://{url}" if url else ""
-    return f"Workers: on this machine only ({node}){shown}."
+    url = dashboard_url(expected=dashboard)
+    return f"Workers: on this machine only ({node}){f'; dashboard: {url}' if url else ''}."
+
+
+def dashboard_url(*, expected: bool) -> str:
+    """Of the connected Ray's dashboard, "" where none is expected or it did not start."""
+    url = ray._private.worker.get_dashboard_url() if expected else None
+    return f"http://{url}" if url else ""

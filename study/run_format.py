@@ -17,6 +17,9 @@ STATUS = {"finished": "FINISHED", "diverged": "FINISHED", "pruned": "KILLED", "f
 LONGEST_NAME, LONGEST_PARAMETER, LONGEST_TAG, LONGEST_DIGEST = 250, 6000, 8000, 36
 """MLflow's limits, in characters."""
 
+NOTE = "mlflow.note.content"
+"""The tag that MLflow's UI shows as a description."""
+
 Identity = tuple[str, str, int, str]
 """`TrialRow.identity`."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from search_spaces import UserError
+from trainables.failures import is_full
 
 GROUP = 64
 """So many segments of one level are merged into one segment of the next level."""
@@ -23,11 +23,24 @@ GROUP = 64
 VERSION_KEY = b"ledger_version"
 _NAME = re.compile(r"segment-(\d{10})-(\d{10})-(\d)-([a-z]+)\.parquet")
 _READ_ATTEMPTS = 200
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+CONTINUES = (
+    "every row written before is intact, so free some space and give the same command again to continue."
+)
 
 
 class DiskFullError(UserError):
     """No space is left; everything that was written before is intact."""
+
+
+@contextlib.contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Raises DiskFullError in place of the system's own error, which is nobody's bug."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise DiskFullError(f"No space is left in {folder}: {CONTINUES}") from error
+        raise
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -105,23 +118,19 @@ class Segments:
         temporary, path = self._folder / f".{name}.tmp", self._folder / name
         if path.exists():
             raise RuntimeError(f"{path} exists already: two processes write to one ledger")
-        try:
-            with temporary.open("wb") as file:
-                file.write(buffer.getvalue())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _synchronise(self._folder)
-        except OSError as error:
-            for unfinished in (temporary, path):
-                with contextlib.suppress(OSError):
-                    unfinished.unlink(missing_ok=True)
-            if error.errno in _FULL:
-                raise DiskFullError(
-                    f"No space is left in {self._folder}: every row written before is intact, so free some "
-                    "space and give the same command again to continue."
-                ) from error
-            raise
+        with full_disk_told(self._folder):
+            try:
+                with temporary.open("wb") as file:
+                    file.write(buffer.getvalue())
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+                _synchronise(self._folder)
+            except OSError:
+                for unfinished in (temporary, path):
+                    with contextlib.suppress(OSError):
+                        unfinished.unlink(missing_ok=True)
+                raise
         return Segment(first, last, level, path)
 
     # -- readers ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,21 +16,37 @@ from rich.text import Text
 
 from search_spaces import UserError
 from study import answer as answers
-from study import datasets, engine, plan, ray_network, storage, storage_path
+from study import (
+    conclusion,
+    datasets,
+    engine,
+    gpu_sharing,
+    notes,
+    plan,
+    ray_network,
+    ray_probe,
+    storage,
+    storage_path,
+    stores,
+)
 from study.answer import Answer
 from study.arm_board import ArmBoard, rung_iterations
 from study.board import Board
+from study.capacity import Capacity
 from study.console import Screen, introduction
 from study.engine import Machine
 from study.home import Home, StudyFolder, agree
+from study.ownership import Claims, Owner
 from study.pictures import learning_curves
 from study.pretraining import Networks
 from study.results import TrialRow
+from study.segments import full_disk_told
 from study.spec import PRETRAINING, Study
 from study.stopping import stop_on_signal
 from study.tracking import Tracker
 from trainables.data.dataset import Dataset
 from trainables.failures import TIMEOUT
+from trainables.gallery import GALLERY
 from trainables.store import Store, StoreAwayError
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import DataSource
@@ -64,7 +81,14 @@ class Prepared:
     def networks(self) -> Networks:
         return Networks(self.home.networks, self.store.child(self.home.networks.name))
 
-    def plan(self, *, slots: int = 1, speed: Mapping[str, float] | None = None) -> plan.Plan:
+    def plan(
+        self,
+        *,
+        slots: int = 1,
+        speed: Mapping[str, float] | None = None,
+        gpus: float = 0.0,
+        sharing: str = "",
+    ) -> plan.Plan:
         networks = self.networks()
         return plan.make(
             self.study,
@@ -75,6 +99,8 @@ class Prepared:
                 t for key, t in plan.pretrainings(self.study, self.data).items() if not networks.has(key)
             ],
             speed=speed,
+            gpus_per_trial=gpus,
+            sharing=sharing,
         )
 
 
@@ -103,11 +129,12 @@ def prepare(study: Study, home: Home, location: str | None = None) -> Prepared:
 class Listeners:
     """Passes on what the board wrote down: to MLflow, and to the disk as pictures and freed checkpoints.
 
+    place: where the study's trials leave their files; own: the study's folder in the home, perhaps the same.
     room: a folder for what MLflow takes from a place that is none; there until the tracker is closed.
     """
 
-    def __init__(self, tracker: Tracker, place: Store, room: Path) -> None:
-        self.tracker, self.place, self.room = tracker, place, room
+    def __init__(self, tracker: Tracker, place: Store, own: Store, room: Path) -> None:
+        self.tracker, self.place, self.own, self.room = tracker, place, own, room
 
     def trial_started(self, row: TrialRow) -> None:
         self.tracker.trial_started(row)
@@ -128,11 +155,21 @@ class Listeners:
 
     def trial_ended(self, row: TrialRow) -> None:
         self.tracker.trial_ended(row, self.artifacts(row))
+        self._bring_home(row.key)
         # A search's row says all, and its best is trained anew on fresh seeds; of a pre-training the network
         # alone is needed. What ran out of time was not wrong, and may be looked at.
         if row.phase != "confirm" and row.failure != TIMEOUT:
             with contextlib.suppress(OSError, StoreAwayError):
                 engine.trial_folder(self.place, row.key).hasty().delete(CHECKPOINT)
+
+    def _bring_home(self, key: str) -> None:
+        """The report's pictures, where trials leave them elsewhere: its readers have the home alone."""
+        theirs, own = engine.trial_folder(self.place, key), engine.trial_folder(self.own, key)
+        if theirs.uri != own.uri:
+            with contextlib.suppress(OSError, StoreAwayError):
+                pictures = theirs.hasty().read(GALLERY)
+                if pictures is not None:
+                    own.write(GALLERY, pictures)
 
 
 def _as_path(folder: Store, name: str, room: Path) -> Path | None:
@@ -162,22 +199,33 @@ def run(
     Only one driver at a time; the same call again continues, after any end of the last one.
     """
     study, folder = prepared.study, prepared.folder
-    with folder.locked(), tempfile.TemporaryDirectory(prefix="study-") as room:
+    with (
+        full_disk_told(prepared.home.path),
+        folder.locked(),
+        tempfile.TemporaryDirectory(prefix="study-") as room,
+    ):
         frozen = folder.frozen()
         if frozen is not None:
             agree(frozen, study)
-        tracker = _tracker(prepared, tracking_uri)
+        memory = storage.open_storage(folder.path, storage_url)
+        owner = _owner(folder, study, begun=frozen is not None)
+        # A database in the folder is the folder's; of another nothing is taken before MLflow agrees, too.
+        claims = Claims(memory, owner, [arm.name for arm in study.arms] if storage_url else [])
+        claims.check()
+        tracker = _tracker(prepared, tracking_uri, owner)
         tracker.start([*([PRETRAINING] if study.pretraining else []), *(arm.name for arm in study.arms)])
         try:
             storage_path.remember(folder, prepared.store)
+            claims.make(greater_is_better=study.greater_is_better)
             folder.freeze(study)
+            stores.remember(folder.path, tracker.elsewhere, storage_url)
             console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
             if prepared.store.uri != str(prepared.home.path):
                 console.print(Text(f"Trials and networks: {prepared.store.shown()}"), soft_wrap=True)
-            listeners = Listeners(tracker, prepared.place, Path(room))
+            listeners = Listeners(tracker, prepared.place, Store.at(folder.path), Path(room))
             board = Board(
                 study,
-                storage=storage.open_storage(folder.path, storage_url),
+                storage=memory,
                 ledger=folder.ledger,
                 data=prepared.data,
                 class_names=prepared.dataset.class_names,
@@ -203,27 +251,34 @@ def _work(prepared: Prepared, board: Board, machine: Machine, console: Console, 
             machine, slots = engine.connect(machine, storage_path.witness(folder, prepared.store))
             line = ray_network.reach(machine.address, dashboard=machine.dashboard)
             console.print(Text(line), soft_wrap=True)
-            with Screen(console, board, slots):
+            if machine.measure_gpus:
+                machine, reason = share_gpus(prepared, machine)
+                slots = Capacity(machine, slots.witness)
+                console.print(Text(reason), soft_wrap=True)
+            dashboard = ray_network.dashboard_url(expected=machine.dashboard or machine.address is not None)
+            with Screen(console, board, lambda: slots.here, folder.path, dashboard=dashboard):
                 engine.run(board, machine, slots, folder.path, place=prepared.place, trainable=trainable)
         finally:
             engine.disconnect()
+    board.write()
     if not board.finished():
         raise RuntimeError(f"Ray Tune ended before the study did; see {folder.path / 'ray.log'}.")
 
 
+def share_gpus(prepared: Prepared, machine: Machine) -> tuple[Machine, str]:
+    """Measures what a trial takes of a GPU, with Ray running: the settled machine, and why."""
+    study = prepared.study
+    return ray_probe.settle(
+        machine,
+        gpu_sharing.samples(study, prepared.data),
+        prepared.home.cache,
+        gpu_sharing.most_at_once(study),
+    )
+
+
 def answer_of(study: Study, folder: StudyFolder) -> Answer:
     """The answer as far as the ledger goes. Reads nothing else."""
-    ledger = folder.ledger
-    return answers.build(
-        study.name,
-        study.metric,
-        [arm.name for arm in study.arms],
-        study.compared(),
-        study.num_replicates,
-        ledger.trials(),
-        ledger.cases(),
-        study.watch,
-    )
+    return conclusion.of_study(study, folder.ledger.trials(), folder.ledger.cases())
 
 
 def _conclude(prepared: Prepared, board: Board, listeners: Listeners, console: Console) -> Answer:
@@ -273,7 +328,17 @@ def _metrics(arm: answers.ArmAnswer, metric: str) -> dict[str, float]:
     return {k: float(v) for k, v in values.items() if v is not None and v == v}
 
 
-def _tracker(prepared: Prepared, uri: str | None) -> Tracker:
+def _owner(folder: StudyFolder, study: Study, *, begun: bool) -> Owner:
+    return Owner(
+        study=study.name,
+        identity=folder.identity(),
+        place=f"{platform.node()}:{folder.path}",
+        begun=begun,
+        known=lambda: frozenset(row.identity for row in folder.ledger.trials()),
+    )
+
+
+def _tracker(prepared: Prepared, uri: str | None, owner: Owner) -> Tracker:
     study, dataset = prepared.study, prepared.dataset
     description: dict[str, Any] = {
         "name": dataset.name,
@@ -291,4 +356,6 @@ def _tracker(prepared: Prepared, uri: str | None) -> Tracker:
         tracking_uri=uri,
         spec_json=study.to_json(),
         dataset=description,
+        owner=owner,
+        arms={arm.name: notes.of_arm(study, arm) for arm in study.arms},
     )

@@ -1,18 +1,21 @@
-"""How far a study is, from its ledger and its frozen spec alone."""
+"""How far a study is, from its ledger and its frozen spec; of a running one also from its live file."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from statistics import fmean
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
+from rich.console import Group
 
+from study import live as live_file
+from study import view
+from study.eta import Running
 from study.home import StudyFolder
 from study.results import TrialRow
-from study.spec import Study, search_trials
+from study.spec import Study, protocol_of, search_trials
+from study.view import Snapshot
 
 STATES = ("finished", "pruned", "diverged", "failed", "running")
 
@@ -64,45 +67,19 @@ def _current(study: Study, rows: list[TrialRow], arm: str) -> list[TrialRow]:
     if not study.arm(arm).search:
         return confirm
     search = [r for r in own if r.phase == "search"]
-    best = _best(study, search)
+    best = view.best(study, search)
     return search + [r for r in confirm if best is not None and r.parameters == best.parameters]
-
-
-def _best(study: Study, search: list[TrialRow]) -> TrialRow | None:
-    sign = 1 if study.greater_is_better else -1
-    full = [r for r in search if r.state == "finished" and r.value is not None]
-    return max(full, key=lambda r: (sign * (r.value or 0.0), -r.number), default=None)
-
-
-def _value(study: Study, rows: list[TrialRow]) -> float | None:
-    """Of the best searched trial; of an arm without a search the mean of its replicates."""
-    search = [r for r in rows if r.phase == "search"]
-    if search:
-        best = _best(study, search)
-        return None if best is None else best.value
-    values = [r.value for r in rows if r.state == "finished" and r.value is not None]
-    return fmean(values) if values else None
 
 
 def _arm_cells(study: Study, rows: list[TrialRow]) -> list[str]:
     search = [r for r in rows if r.phase == "search"]
-    value = _value(study, rows)
+    value = view.best_value(study, rows)
     confirmed = sum(r.state == "finished" for r in rows if r.phase == "confirm")
     return [
         *(str(sum(r.state == state for r in search) or "") for state in STATES[:-1]),
         "-" if value is None else f"{value:.3f}",
         f"{confirmed}/{study.num_replicates}",
     ]
-
-
-def _failures(by_arm: ByArm) -> list[str]:
-    """For each arm with failures their classes: "two clicks: 2 out_of_memory, 1 bug"."""
-    lines = []
-    for arm, rows in by_arm.items():
-        classes = Counter(row.failure for row in rows if row.failure)
-        if classes:
-            lines.append(f"{arm}: {', '.join(f'{n} {failure}' for failure, n in classes.most_common())}")
-    return lines
 
 
 def headers(study: Study) -> list[str]:
@@ -114,21 +91,32 @@ def to_markdown(study: Study, folder: StudyFolder) -> str:
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
     lines += [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in _cells(study, by_arm)]
     table = "\n".join(f"| {line} |" for line in lines) + "\n"
-    return table + "".join(f"\n- {line}" for line in _failures(by_arm))
+    return table + "".join(f"\n- {line}" for line in view.failures(by_arm))
 
 
-def to_table(study: Study, folder: StudyFolder) -> Table:
+def snapshot(study: Study, folder: StudyFolder) -> Snapshot:
+    """The study as it is shown, also while its driver runs elsewhere."""
+    alive = folder.is_running()
+    live = live_file.read(folder.path) if alive else None
     by_arm = _by_arm(study, folder)
-    total = _counts(study, by_arm, alive=folder.is_running())
-    done = total["finished"] + total["pruned"] + total["failed"]
-    state = f"{total['running']} running" if total["running"] else "no driver runs"
-    title = Text(f"{study.name}: {done} of {total['planned']} trials ended, {state}")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
-    for index, name in enumerate(headers(study)):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
-    for cells in _cells(study, by_arm):
-        table.add_row(*(Text(c) for c in cells))
-    failed = _failures(by_arm)
-    if failed:
-        table.caption, table.caption_justify = Text("\n".join(failed)), "left"
-    return table
+    under_way = [row for rows in by_arm.values() for row in rows if not row.is_final] if alive else []
+    return Snapshot(
+        study=study,
+        rows={arm: [row for row in rows if row.is_final] for arm, rows in by_arm.items()},
+        running=[_running(study, row) for row in under_way] if live is None else live.running,
+        live=live,
+        alive=alive,
+        now=time.time(),
+    )
+
+
+def _running(study: Study, row: TrialRow) -> Running:
+    """What the ledger knows of a trial that runs: not how far it is."""
+    full = protocol_of(study, study.arm(row.arm)).iterations
+    return Running(
+        arm=row.arm, phase=row.phase, number=row.number, seed=row.seed, iterations=0, of=full, seconds=0.0
+    )
+
+
+def to_table(study: Study, folder: StudyFolder) -> Group:
+    return view.picture(snapshot(study, folder))

@@ -21,8 +21,12 @@ GRACE = 10.0
 COPIED_WITHIN = 5.0
 """Seconds that a copy of the orders may take."""
 
-NOW = signal.SIGUSR1
-"""Ends the run without waiting: what a thread sends to the main one. (Timers with SIGALRM may be others'.)"""
+NOW = signal.SIGUSR2
+"""Ends the run without waiting: what a thread sends to the main one.
+
+Tune takes SIGUSR1 over when it starts (2.60), and then ends as if the study had; timers with SIGALRM may be
+others'.
+"""
 
 
 def end_now() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -13,20 +15,24 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces import UserError
 from study.masking import masked, scrubbed
 from study.proposals import Attempt
+from study.segments import CONTINUES, DiskFullError
 from study.waiting import Result, until_answered
 
 _STATES = {
+    "running": TrialState.RUNNING,
     "finished": TrialState.COMPLETE,
     "diverged": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
+_UNFINISHED = tuple(state for state in TrialState if not state.is_finished())
+
 OPENINGS = 3
 """How often a new database is tried that another study may be filling."""
 
@@ -35,6 +41,9 @@ _LIBPQ = {"connect_timeout": 5, "tcp_user_timeout": 30_000, "keepalives_idle": 3
 
 _OUTAGES = ("08", "53", "57")
 """Classes of SQLSTATE: connection, resources (too many clients, no disk), shutdown and start."""
+
+
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
 class DatabaseAwayError(ConnectionError):
@@ -63,10 +72,16 @@ def open_storage(folder: Path, url: str | None) -> optuna.storages.BaseStorage:
         ) from error
     if address.startswith("sqlite"):
         sqlalchemy.event.listen(storage.engine, "connect", _quick_and_safe)
+        sqlalchemy.event.listen(storage.engine, "handle_error", _tell_a_full_disk)
         storage.engine.dispose()  # connections opened before the listener lack its settings
     else:
         sqlalchemy.event.listen(storage.engine, "handle_error", _tell_outages_apart)
     return storage
+
+
+def described(storage: optuna.storages.BaseStorage) -> str:
+    """As messages name it, without the password."""
+    return f"Optuna's database {masked(getattr(storage, 'url', 'in memory'))}"
 
 
 def _opened(address: str) -> optuna.storages.RDBStorage:
@@ -95,6 +110,12 @@ def _tell_outages_apart(context: sqlalchemy.engine.ExceptionContext) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         address = "" if context.engine is None else context.engine.url.render_as_string(hide_password=False)
         raise DatabaseAwayError(scrubbed(reason, address))
+
+
+def _tell_a_full_disk(context: sqlalchemy.engine.ExceptionContext) -> None:
+    """Raises DiskFullError in place of SQLAlchemy's error: the ledger has what was not told."""
+    if getattr(context.original_exception, "sqlite_errorcode", None) in _FULL:
+        raise DiskFullError(f"No space is left for Optuna's database: {CONTINUES}")
 
 
 def _require_sound(path: Path) -> None:
@@ -132,8 +153,7 @@ class ArmStore:
 
     def __init__(self, storage: optuna.storages.BaseStorage, name: str, *, greater_is_better: bool) -> None:
         self.storage = storage
-        url = getattr(storage, "url", "in memory")
-        self.service = f"Optuna's database {masked(url)}"
+        self.service = described(storage)
         self.study = self._waited(
             lambda: optuna.create_study(
                 study_name=name,
@@ -150,26 +170,48 @@ class ArmStore:
     def _waited(self, call: Callable[[], Result]) -> Result:
         return until_answered(call, self.service, DatabaseAwayError)
 
-    def load(self) -> list[Attempt]:
-        """All trials in the order of their numbers. Raises UserError for a damaged database."""
+    def load(self, ended: Mapping[int, Attempt] | None = None) -> list[Attempt]:
+        """All trials in the order of their numbers. Raises UserError for a damaged database.
+
+        ended: by number, trials known from elsewhere to have ended. Where the database says so of no others,
+        it is asked for the unfinished ones alone: reading thousands back takes it seconds.
+        """
         try:
-            trials = self._waited(lambda: self.study.get_trials(deepcopy=False))
-            self.ids = {t.number: t._trial_id for t in trials}
-            self.told = {t.number for t in trials if t.state.is_finished()}
-            attempts = [_attempt(t) for t in trials]
+            attempts = self._waited(lambda: self._load(ended or {}))
             if [a.number for a in attempts] != list(range(len(attempts))):
                 raise ValueError("trials are missing")
+        except DiskFullError:
+            raise
         except _UNREADABLE as error:
             raise UserError(_damaged(f"of {self.study.study_name!r}", str(error))) from error
         return attempts
 
+    def _load(self, ended: Mapping[int, Attempt]) -> list[Attempt]:
+        study = self.study._study_id
+        trials = self.storage.get_all_trials(study, deepcopy=False, states=_UNFINISHED)
+        unfinished = {trial.number for trial in trials}
+        covered = next(n for n in itertools.count() if n not in ended and n not in unfinished)
+        if self._id_of(covered) is None:  # trials have consecutive numbers, so no other one is there either
+            count = bisect.bisect_left(range(covered), True, key=lambda n: self._id_of(n) is None)
+            self.told = set(range(count)) - unfinished
+        else:
+            trials, ended = self.storage.get_all_trials(study, deepcopy=False), {}
+            self.told = {trial.number for trial in trials if trial.state.is_finished()}
+        self.ids = {trial.number: trial._trial_id for trial in trials}
+        found = {n: ended[n] for n in self.told & ended.keys()}
+        found |= {trial.number: _attempt(trial) for trial in trials}
+        return [found[number] for number in sorted(found)]
+
     def add(self, attempt: Attempt, distributions: Mapping[str, BaseDistribution], key: str) -> None:
-        """Writes a proposed trial as RUNNING, once, also when its writing was not heard of."""
+        """Writes a proposed trial as it stands, once, also when its writing was not heard of."""
+        attributes = {"key": key, **(_attributes(attempt) if attempt.ended else {})}
         frozen = create_trial(
-            state=TrialState.RUNNING,
+            state=self._state(attempt),
+            values=self._values(attempt),
             params=attempt.parameters,
             distributions=dict(distributions),
-            user_attrs={"key": key},
+            user_attrs=attributes,
+            intermediate_values=dict(attempt.rungs),
         )
         unheard = [False]
 
@@ -179,21 +221,27 @@ class ArmStore:
             return self._create(frozen) if found is None else found
 
         trial_id = self._waited(write)
-        number = self._waited(lambda: self.storage.get_trial_number_from_id(trial_id))
-        if number != attempt.number:
+        if self._waited(lambda: self._id_of(attempt.number)) != trial_id:
             raise RuntimeError(f"Another program writes to Optuna study {self.study.study_name!r}.")
-        self.ids[number] = trial_id
+        self.ids[attempt.number] = trial_id
+        if attempt.ended:
+            self.told.add(attempt.number)
 
     def _create(self, frozen: FrozenTrial) -> int:
         return self.storage.create_new_trial(self.study._study_id, template_trial=frozen)
 
-    def _find(self, number: int, key: str) -> int | None:
-        """The trial with this number, if it is there and this one."""
+    def _id_of(self, number: int) -> int | None:
         try:
-            found = self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+            return self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
         except KeyError:
             return None
-        return found if self.storage.get_trial(found).user_attrs.get("key") == key else None
+
+    def _find(self, number: int, key: str) -> int | None:
+        """The trial with this number, if it is there and this one."""
+        found = self._id_of(number)
+        if found is None or self.storage.get_trial(found).user_attrs.get("key") != key:
+            return None
+        return found
 
     def report(self, number: int, iteration: int, value: float) -> None:
         """Writes a value at a rung. Idempotent."""
@@ -207,15 +255,27 @@ class ArmStore:
 
     def _tell(self, attempt: Attempt) -> None:
         trial_id = self.ids[attempt.number]
-        if self.storage.get_trial(trial_id).state.is_finished():
-            return
-        self.storage.set_trial_user_attr(trial_id, "state", attempt.state)
-        if attempt.state == "pruned":
-            self.storage.set_trial_user_attr(trial_id, "last_value", attempt.value)
-        state = _STATES[attempt.state]
+        try:
+            for name, value in _attributes(attempt).items():
+                self.storage.set_trial_user_attr(trial_id, name, value)
+            self.storage.set_trial_state_values(trial_id, self._state(attempt), self._values(attempt))
+        except UpdateFinishedTrialError:
+            return  # it was done, and only that was not heard of
+
+    def _state(self, attempt: Attempt) -> TrialState:
+        return _STATES[attempt.state]
+
+    def _values(self, attempt: Attempt) -> list[float] | None:
+        if self._state(attempt) != TrialState.COMPLETE:
+            return None
         value = None if attempt.state == "diverged" else attempt.value
-        values = [self.worst if value is None else value] if state == TrialState.COMPLETE else None
-        self.storage.set_trial_state_values(trial_id, state, values)
+        return [self.worst if value is None else value]
+
+
+def _attributes(attempt: Attempt) -> dict[str, Any]:
+    """What Optuna's own states cannot tell of a trial that has ended."""
+    last = {"last_value": attempt.value} if attempt.state == "pruned" else {}
+    return {"state": attempt.state, **last}
 
 
 def _attempt(trial: FrozenTrial) -> Attempt:

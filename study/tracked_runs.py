@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from study.results import TrialRow
 from study.run_format import (
+    NOTE,
     STATUS,
     Identity,
     Point,
@@ -56,8 +57,9 @@ def _once(
 class ArmRuns:
     """One parent run per arm, found again by its tags."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, notes: Mapping[str, str] | None = None) -> None:
         self._runs = runs
+        self._notes = notes or {}
         self.ids: dict[str, str] = {}
         self._unheard: set[str] = set()
 
@@ -86,8 +88,10 @@ class ArmRuns:
             self.ids[tags["study.arm"]] = run_id
 
     def describe(self, arm: str) -> None:
-        """Attach the data set and the frozen study."""
+        """Attach the data set, the frozen study, and what the arm is in words."""
         self._runs.describe(self.run_of(arm))
+        if arm in self._notes:
+            self._runs.tag(self.run_of(arm), {NOTE: self._notes[arm]})
 
     def select(self, arm: str, row: TrialRow, artifacts: Artifacts) -> None:
         """Replace the tags study.selected.* by this row's configuration."""
@@ -165,8 +169,7 @@ class TrialRuns:
     def end(self, row: TrialRow, artifacts: Artifacts = ()) -> None:
         """Everything the row knows and the run lacks; the status last, for it says that the rest is there."""
         trial = self._trial(row)
-        self._log_new(trial, points_of(row, self._metric))
-        self._runs.tag(trial.run_id, state_tags(row))
+        self._log_new(trial, points_of(row, self._metric), state_tags(row))
         self._runs.attach(trial.run_id, artifacts)
         self._runs.end(trial.run_id, STATUS[row.state], int(1000 * row.finished))
         trial.status, trial.state, trial.logged = STATUS[row.state], row.state, None
@@ -221,14 +224,15 @@ class TrialRuns:
                 self._looked, self._unheard = False, True
                 raise
             trial = self._all()[row.identity] = _Trial(run_id, "RUNNING", row.state, set())
-        if row.key not in self._live:
+            self._runs.log_parameters(run_id, all_parameters(row))
+        elif row.key not in self._live:
             self._runs.complete_parameters(trial.run_id, all_parameters(row))
         return trial
 
-    def _log_new(self, trial: _Trial, points: list[Point]) -> None:
+    def _log_new(self, trial: _Trial, points: list[Point], tags: Tags | None = None) -> None:
         if trial.logged is None:
             trial.logged = self._runs.logged(trial.run_id)
         fresh = first_of_each(points, trial.logged)
         logged, trial.logged = trial.logged, None  # asked for again should the answer be lost
-        self._runs.log(trial.run_id, fresh)
+        self._runs.log(trial.run_id, fresh, tags)
         trial.logged = logged | {(point.metric, point.step) for point in fresh}

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import UserError
+from study import notes
 from study.delivery import Delivery, reason_of
 from study.masking import masked, scrubbed
 from study.mlflow_runs import ENVIRONMENT, SQLITE, Runs, is_trouble
+from study.ownership import Owner
 from study.results import TrialRow
-from study.run_format import Point, clean, now, run_name
+from study.run_format import NOTE, Point, clean, now, run_name
 from study.tracked_runs import ArmRuns, Artifacts, TrialRuns
 
 _log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class Tracker:
         tracking_uri: of MLflow; None: MLFLOW_TRACKING_URI, else a SQLite file in `home`.
         spec_json: the frozen study, kept as artifact spec.json of every arm.
         dataset: name, fingerprint, path, num_images, num_cases.
+        owner: the study's folder, as servers know it.
+        arms: what is said about each arm, as Markdown.
     """
 
     def __init__(
@@ -47,19 +51,27 @@ class Tracker:
         tracking_uri: str | None,
         spec_json: str,
         dataset: Mapping[str, Any],
+        owner: Owner,
+        arms: Mapping[str, str] | None = None,
     ) -> None:
         home = home.absolute()
-        uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home / 'mlflow.db'}"
+        self.elsewhere = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        """The address that was given, as it stands; None: a file in the home."""
+        uri = self.elsewhere or f"{SQLITE}{home / 'mlflow.db'}"
         self.uri = masked(uri)
         """Where the runs are, without the password."""
         tags = {
             "mlflow.experiment.primaryMetric.name": clean(metric),
             "mlflow.experiment.primaryMetric.greaterIsBetter": str(greater_is_better),
-            "mlflow.note.content": question,
+            NOTE: notes.of_study(question, metric, greater_is_better=greater_is_better),
+            # Without it MLflow asks what kind of experiment this is, or takes it for one of language models.
+            "mlflow.experimentKind": "custom_model_development",
         }
-        self._open = partial(Runs, uri, study, tags, home / "mlartifacts" / study, spec_json, dataset)
+        place, shared = home / "mlartifacts" / study, self.elsewhere is not None
+        self._open = partial(Runs, uri, study, tags, place, spec_json, dataset, owner, shared)
         self._reason = lambda error: scrubbed(reason_of(error), uri)
         self._metric = metric
+        self._notes = arms or {}
         self._arms: ArmRuns
         self._trials: TrialRuns
         self._delivery: Delivery | None = None
@@ -68,16 +80,19 @@ class Tracker:
         """Open MLflow, create or find the experiment and the arms' runs. The one call that waits.
 
         Raises:
-            UserError: the address does not answer (after about five seconds) or refuses.
+            UserError: the address does not answer (after about five seconds) or refuses, or others share it
+                and the study there is another folder's.
         """
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
             runs = self._open()
-            self._arms = ArmRuns(runs)
+            self._arms = ArmRuns(runs, self._notes)
             self._arms.load()
             for arm in arms:
                 self._arms.run_of(arm)
+        except UserError:
+            raise
         except Exception as error:  # of network, database or disk, under whatever name the client raises it
             raise UserError(
                 f"MLflow at {self.uri} cannot be used ({self._reason(error)}): start that server, correct "

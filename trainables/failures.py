@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +20,10 @@ BUG = "bug"
 
 CLASSES = (OUT_OF_MEMORY, NOT_FINITE, DATA, WORKER_LOST, NODE_LOST, PREEMPTED, TIMEOUT, BUG)
 
+DISK_FULL = "disk_full"
+"""Ends no trial but the run, which the same command continues once there is space."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CPU_ALLOCATOR = "can't allocate memory"
 """What torch's allocator of host memory says in a plain RuntimeError (torch 2.15: DefaultCPUAllocator)."""
 
@@ -38,9 +43,16 @@ class TimeLimitError(Exception):
 def classify(error: BaseException) -> str:
     """The class of what ended a trial inside its process: that of the first cause that has one, else "bug".
 
-    A lost process, a lost node and a preemption are no exceptions of the trial's.
+    A lost process, a lost node and a preemption are no exceptions of the trial's. A full disk is no class.
     """
+    if any(is_full(cause) for cause in _causes(error)):
+        return DISK_FULL
     return next((found for found in map(_class_of, _causes(error)) if found is not None), BUG)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the system said that no space is left."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -16,15 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables import discovery, metrics, micro_batches, networks
+from trainables import discovery, inference, metrics, micro_batches, networks
 from trainables.batches import BatchSource
 from trainables.data.dataset import Dataset, resize_ids
 from trainables.failures import NotFiniteError
 from trainables.method import Batch, Network, Terms
 from trainables.seeds import stable_seed
 from trainables.trial import Trial
-
-EVALUATION_BATCH = 64
 
 
 class InterruptionError(Exception):
@@ -65,17 +63,14 @@ class Training:
         if network is not None:
             self.net.load_state_dict(network)
         self.state = self.method.init(self.net)
-        # NHWC is what tensor cores take without a transpose; on CPUs it was measured to gain nothing here.
-        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        layout = inference.layout_for(device)
         self.net.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.state.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         if trial.protocol.compiled:
             self.net.compile()  # in place: weights keep their names, so checkpoints fit either way
         self.optimiser = self._optimiser()
         self.batches = BatchSource(trial, dataset, device, layout)
-        self.reduced = (
-            trial.protocol.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
+        self.reduced = inference.reduces(trial.protocol.precision, device)
 
     def _parameters(self) -> list[nn.Parameter]:
         owned = [*self.net.parameters(), *self.state.parameters()]
@@ -161,7 +156,6 @@ class Training:
         """Whether a step may be computed in micro-batches."""
         return bool(self.method.means_over()) and self.trial.protocol.batch_size > 1
 
-    @torch.no_grad()
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Class ids [len(rows), H, W] uint8 of the data set's rows, in evaluation mode."""
         self.net.eval()
@@ -169,12 +163,9 @@ class Training:
 
     def _classify(self, rows: np.ndarray) -> np.ndarray:
         self._stop_if_asked()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
-            logits = self.net(self.batches.images(rows)).logits_BKHW
-        classes: np.ndarray = logits.argmax(1).to(torch.uint8).cpu().numpy()
-        columns = round(self.trial.protocol.edge_filter * classes.shape[2] / 256)
-        classes[:, :, :columns] = classes[:, :, classes.shape[2] - columns :] = 0
-        return classes
+        images = self.batches.images(rows)
+        edge_filter = self.trial.protocol.edge_filter
+        return inference.classify(self.net, images, edge_filter=edge_filter, reduced=self.reduced)
 
     def validate(self, names: Sequence[str]) -> dict[str, float]:
         """Metrics on the validation split: mean over volumes, then over foreground classes."""
@@ -266,8 +257,8 @@ class Training:
 
 
 def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), EVALUATION_BATCH):
-        yield rows[start : start + EVALUATION_BATCH]
+    for start in range(0, len(rows), inference.BATCH):
+        yield rows[start : start + inference.BATCH]
 
 
 def _resized(predictions_NHW: np.ndarray, truths: Sequence[np.ndarray]) -> list[np.ndarray]:

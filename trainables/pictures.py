@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -15,16 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from trainables.legend import ERROR_COLOURS, MOST_DOTS, class_colour, error_maps
 from trainables.method import IGNORE
 
-CLASS_COLOURS = ("#d9d9d9", "#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#0072b2", "#d55e00")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; background light grey."""
-
-ERROR_COLOURS = {"false positive": "#ff2d2d", "false negative": "#3d5afe", "wrong class": "#c6ff00"}
-"""None of the class colours, and of clearly different brightness."""
 _COLUMNS = ("image", "truth", "annotation", "prediction", "errors")
-_MOST_DOTS = 1000
-"""Up to so many labelled pixels are drawn as dots, more as areas."""
 _INCHES = 2.2
 
 
@@ -78,22 +72,6 @@ def samples(
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def class_colour(index: int) -> str:
-    """The colour of a class; with more than seven foreground classes they come round again."""
-    return CLASS_COLOURS[0] if index == 0 else CLASS_COLOURS[1 + (index - 1) % (len(CLASS_COLOURS) - 1)]
-
-
-def error_maps(
-    mask_HW: Integer[np.ndarray, "H W"], prediction_HW: Integer[np.ndarray, "H W"]
-) -> dict[str, Bool[np.ndarray, "H W"]]:
-    """Where the prediction is wrong, by kind as in ERROR_COLOURS; a pixel is of one kind at most."""
-    return {
-        "false positive": (mask_HW == 0) & (prediction_HW != 0),
-        "false negative": (mask_HW != 0) & (prediction_HW == 0),
-        "wrong class": (mask_HW != 0) & (prediction_HW != 0) & (mask_HW != prediction_HW),
-    }
-
-
 def _outline(axes: Axes, classes_HW: Integer[np.ndarray, "H W"], num_classes: int) -> None:
     areas = np.bincount(classes_HW.ravel(), minlength=num_classes)
     height, width = classes_HW.shape
@@ -109,7 +87,7 @@ def _outline(axes: Axes, classes_HW: Integer[np.ndarray, "H W"], num_classes: in
 
 def _annotation(axes: Axes, labels_HW: Integer[np.ndarray, "H W"]) -> None:
     rows, columns = np.nonzero(labels_HW != IGNORE)
-    if len(rows) > _MOST_DOTS:
+    if len(rows) > MOST_DOTS:
         _fill(axes, labels_HW)
         return
     if len(rows) == 0:

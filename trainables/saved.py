@@ -65,4 +65,5 @@ def _is_sealed(content: bytes, key: str) -> bool:
 
 
 def _seal(content: memoryview, key: str) -> bytes:
-    return _MARK + hashlib.blake2b(content, digest_size=16, key=key.encode()).hexdigest().encode()
+    digest = hashlib.blake2b(content, digest_size=16, key=key.encode())
+    return _MARK + digest.hexdigest().encode()

@@ -238,14 +238,22 @@ def _write(system: fs.FileSystem, path: str, content: bytes | memoryview) -> Non
     system.create_dir(path.rpartition("/")[0], recursive=True)
     temporary = f"{path}.{platform.node()}-{os.getpid()}"
     if system.type_name == "local":
-        with Path(temporary).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name without its content
-        Path(temporary).replace(path)
+        _write_local(Path(temporary), Path(path), content)
     else:
         _put(system, temporary, content)
         system.move(temporary, path)
+
+
+def _write_local(temporary: Path, path: Path, content: bytes | memoryview) -> None:
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name without its content
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # what it holds of a full disk
+        raise
 
 
 def _put(system: fs.FileSystem, path: str, content: bytes | memoryview) -> None:

@@ -20,17 +20,20 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import torch
 from ray import tune
 
 from search_spaces import UserError
-from trainables import failures, samples, saved
+from trainables import failures, machine, samples, saved
 from trainables.data.dataset import Dataset, open_dataset
 from trainables.failures import DataError, NotFiniteError, TimeLimitError
+from trainables.gallery import GALLERY
 from trainables.loop import InterruptionError, Training
 from trainables.stopping import StopRequests, leave_note, remove_note
 from trainables.store import Store, StoreAwayError
+from trainables.titles import title
 from trainables.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -44,10 +47,11 @@ SET_ASIDE = "damaged.pt"
 class StudyTrainable(tune.Trainable):
     """A step trains to the next report.
 
-    Config: trial (dict), key, folder, cache, metric, watch, threads, gpus; start and network: files of the
-    network to start from and to leave behind, None where there is none; orders: the driver's file of
-    `trainables.stopping`, if it has one; time_limit: seconds that the trial may take in all, if any. The
-    folder and these files are named by path or URI (`trainables.store`); cache is a path of the worker's own.
+    Config: study, trial (dict), job (arm, phase, number), key, folder, cache, metric, watch, threads, gpus;
+    start and network: files of the network to start from and to leave behind, None where there is none;
+    orders: the driver's file of `trainables.stopping`, if it has one; time_limit: seconds that the trial may
+    take in all, if any. The folder and these files are named by path or URI (`trainables.store`); cache is a
+    path of the worker's own.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -80,17 +84,37 @@ class StudyTrainable(tune.Trainable):
         self.curve: list[dict[str, float]] = []
         self.last: dict[str, Any] | None = None
         torch.set_num_threads(config["threads"])
+        self._show_title()
 
     def step(self) -> dict[str, Any]:
         if self.last is not None:
             return _packed(self.last)
+        self._show_title()
         with self.requests.busy():
             result = self._attempt()
             if result.get("failure") == failures.OUT_OF_MEMORY:
                 result = self._with_less_memory(result)
         if result["state"] != "running":
-            self.last = result
+            self.last, self.training = result, None
+            self._free()  # while it waits for another trial
         return _packed(result)
+
+    def _show_title(self) -> None:
+        """The process, and each call, is named like its trial: in Ray's dashboard, `top` and `nvidia-smi`.
+
+        An actor keeps the name that it was made with, but trains many trials. Ray puts its own title back
+        after every call, and of a title with spaces its dashboard shows the first word.
+        """
+        if ray.is_initialized():
+            name = title(self.settings["job"], self.settings["trial"]["seed"])
+            ray._raylet.setproctitle(f"ray::{name}".replace(" ", "\N{NO-BREAK SPACE}"))
+            ray._private.worker.global_worker.core_worker.set_actor_repr_name(
+                name
+            )  # of the calls from now on
+
+    def __repr__(self) -> str:
+        """What Ray's list of actors shows, once and for all."""
+        return f"trials of {self.settings['study']}"
 
     def _attempt(self) -> dict[str, Any]:
         """`_advance`, what went wrong being a result, too. Raises SystemExit when the process is to stop, and
@@ -257,10 +281,12 @@ class StudyTrainable(tune.Trainable):
         rows = training.split.test
         predictions = training.predict(rows)
         scores = training.scores_of(predictions, rows)
-        with tempfile.TemporaryDirectory() as folder:
-            drawn = Path(folder) / SAMPLES
-            samples.draw(drawn, training, predictions)
-            self.store.write(SAMPLES, drawn.read_bytes())
+        with tempfile.TemporaryDirectory() as room:
+            folder = Path(room)
+            samples.draw(folder / SAMPLES, training, predictions)
+            samples.leave(folder, training, predictions, scores, self.settings["metric"])
+            for name in (SAMPLES, GALLERY):
+                self.store.write(name, (folder / name).read_bytes())
         return [dataclasses.asdict(score) for score in scores]
 
     def _result(self, state: str) -> dict[str, Any]:
@@ -271,8 +297,13 @@ class StudyTrainable(tune.Trainable):
             "curve": self.curve,
             "cases": [],
             "host": platform.node(),
+            "machine": machine.facts(gpus=self.settings["gpus"] or 0.0, threads=self.settings["threads"]),
             "reason": "",
             "failure": "",
+            "memory": psutil.Process().memory_info().rss,
+            "gpu_memory": torch.cuda.memory_reserved()
+            if self._has_gpu()
+            else 0,  # a counter: no GPU is waited for
             "micro_batches": self.parts,
             "trace": "",
         }

@@ -42,7 +42,7 @@ def draw(rows: Sequence[BudgetRow], path: Path, *, quality: str, title: str) -> 
         axes = figure.add_subplot()
         counted = any(row.amount.endswith("px") for row in rows)
         note = "; px: labelled per class and image" if counted else ""
-        unit = _time_axis(axes, [row.seconds for row in rows], note)
+        unit = time_axis(axes, [row.seconds for row in rows], note)
         styles = iter(_STYLES * len(rows))
         named: set[tuple[float, str]] = set()
         for number, family in enumerate(dict.fromkeys(row.family for row in rows)):
@@ -96,7 +96,7 @@ def _name_amounts(axes: Axes, points: Sequence[BudgetRow], unit: float, *, above
         )
 
 
-def _time_axis(axes: Axes, seconds: Sequence[float], note: str) -> float:
+def time_axis(axes: Axes, seconds: Sequence[float], note: str) -> float:
     """Logarithmic, but straight from 0 to the smallest cost so that "no annotation" has a place.
 
     Returns the axis' unit in seconds.

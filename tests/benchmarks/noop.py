@@ -15,6 +15,7 @@ from search_spaces import Float
 from study import engine, storage
 from study.board import Board
 from study.engine import Machine
+from study.ownership import Owner
 from study.pretraining import Networks
 from study.results import Ledger
 from study.service import Listeners
@@ -91,6 +92,7 @@ def ours(trials: int, trainable: type = NoOp) -> tuple[float, int, int]:
             home=Path(room), study="noop", question="", metric="dice", greater_is_better=True,
             tracking_uri=f"sqlite:///{room}/mlflow.db", spec_json="{}",
             dataset={"name": "none", "fingerprint": "0" * 16, "path": "", "num_images": 0, "num_cases": 0},
+            owner=Owner(study="noop", identity="noop", place=room, begun=False, known=frozenset),
         )  # fmt: skip
         tracker.start([arm.name for arm in definition.arms])
         board = Board(
@@ -100,7 +102,7 @@ def ours(trials: int, trainable: type = NoOp) -> tuple[float, int, int]:
             data=DataSource(path="none", fingerprint="none"),
             class_names=("background", "target"),
             annotation_seconds={arm.name: 0.0 for arm in definition.arms},
-            listener=Listeners(tracker, place, folder),
+            listener=Listeners(tracker, place, place, folder),
             networks=Networks(Path(room) / "pretrained"),
         )
         machine, slots = engine.connect(Machine())

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from study.home import Home
-from tests.chaos.harness import Driver, essence
+from tests.chaos.harness import Driver, essence, sigterm_as_ctrl_c
 from tests.ray import driver
 from tests.ray.conftest import dataset, home, schema
+
+MEGABYTES = 48
+"""Of the small disk: a toy study leaves some two."""
 
 __all__ = ["dataset", "home", "schema", "undisturbed"]
 
@@ -28,3 +33,20 @@ def undisturbed(
     finally:
         one.finish()
     return essence(Home(folder).study(driver.NAME).ledger.trials())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, schema: Path) -> Iterator[Path]:
+    """A home on a file system of its own where one may be mounted, else on the disk of everybody."""
+    sigterm_as_ctrl_c()
+    folder = tmp_path / "small disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    shutil.copy(schema, folder / "mlflow.db")
+    yield folder
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)

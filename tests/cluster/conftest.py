@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import undisturbed
-from tests.chaos.harness import Driver
+from tests.chaos.harness import Driver, sigterm_as_ctrl_c
 from tests.cluster.nodes import Cluster
 from tests.ray.conftest import dataset, home, schema
 from tests.ray.driver import DATASET
@@ -21,6 +21,7 @@ Start = Callable[..., Driver]
 @pytest.fixture(scope="module")
 def cluster(dataset: Path) -> Iterator[Cluster]:
     """Tests that take a node away add another."""
+    sigterm_as_ctrl_c()
     made = Cluster(**{DATASET: str(dataset), "COLUMNS": "100"})
     try:
         made.add()

@@ -19,12 +19,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.harness import ROOT, processes_of, wait_for
+from tests.chaos.harness import ROOT, Process, processes_of, wait_for
 from tests.ray import driver
 
 LOOPBACK = "127.0.0.1"
-PATIENCE = 90.0
+PATIENCE = 240.0
 """Seconds that a node may take to join or to be found dead, on a busy machine."""
+
+STARTS = 30
+"""How often a node is started that does not come up in Ray's own time."""
 
 
 def free_port() -> int:
@@ -52,12 +55,15 @@ class Node:
                 start_new_session=True,
             )  # fmt: skip
 
+    def processes(self) -> list[Process]:
+        return processes_of(self.process.pid)
+
     def pids(self) -> set[int]:
-        return {one.pid for one in processes_of(self.process.pid)}
+        return {one.pid for one in self.processes()}
 
     def kill(self) -> None:
         """SIGKILL to everything on the node at once, as when it loses power."""
-        for one in processes_of(self.process.pid):
+        for one in self.processes():
             one.kill()
         self.process.wait(10)
 
@@ -91,13 +97,15 @@ class Cluster:
         self.port, self.dashboard_port = free_port(), free_port()
         self.nodes: list[Node] = []
         self._started = 0
-        self.head = self._start(
+        self.head = self._start_head()
+
+    def _start_head(self) -> Node:
+        return self._start(
             "--head", "--port", str(self.port), "--num-cpus", "0",
             "--ray-client-server-port", str(free_port()),
             "--dashboard-host", LOOPBACK, "--dashboard-port", str(self.dashboard_port),
             "--temp-dir", str(self.folder / "t"),
         )  # fmt: skip
-        wait_for(lambda: self.alive() == 1, PATIENCE, "the head's start")
 
     @property
     def address(self) -> str:
@@ -108,16 +116,36 @@ class Cluster:
         return f"http://{LOOPBACK}:{self.dashboard_port}"
 
     def _start(self, *arguments: str) -> Node:
-        self._started += 1
-        return Node(self.folder / f"node{self._started}.log", self.environment, *arguments)
+        """Returns when the cluster counts the node. Ray gives a start up after 30 s: it is tried again."""
+        before = len(self._states())
+        for _ in range(STARTS):
+            self._started += 1
+            node = Node(self.folder / f"node{self._started}.log", self.environment, *arguments)
+            known = lambda node=node: len(self._states()) > before or node.process.poll() is not None  # noqa: E731
+            wait_for(known, PATIENCE, f"the start of a node ({node.log})")
+            if node.process.poll() is None:
+                return node
+            node.kill()
+        raise RuntimeError(f"Ray did not start: {node.log.read_text()[-2000:]}")
 
     def add(self, *, cpus: int = 1) -> Node:
-        """Starts a node; returns when the cluster counts it."""
-        before = self.alive()
-        node = self._start("--address", self.address, "--num-cpus", str(cpus))
-        self.nodes.append(node)
-        wait_for(lambda: self.alive() > before, PATIENCE, f"the start of a node ({node.log})")
-        return node
+        """One more node."""
+        wait_for(self._states, PATIENCE, "the dashboard's answer")
+        self.nodes.append(self._start("--address", self.address, "--num-cpus", str(cpus)))
+        return self.nodes[-1]
+
+    def processes(self) -> list[Process]:
+        """Of every node, the head among them."""
+        return [one for node in [self.head, *self.nodes] for one in node.processes()]
+
+    def restart(self) -> None:
+        """A new cluster at the same address with as many nodes, of which the old one is forgotten."""
+        for node in [*self.nodes, self.head]:
+            node.kill()
+        self.head = self._start_head()
+        lost, self.nodes = self.nodes, []
+        for _ in lost:
+            self.add()
 
     def remove(self, node: Node) -> None:
         self.nodes.remove(node)
@@ -125,13 +153,17 @@ class Cluster:
 
     def alive(self) -> int:
         """Nodes that the cluster believes in, the head among them."""
+        return self._states().count("ALIVE")
+
+    def _states(self) -> list[str]:
+        """Of all nodes that the cluster ever had."""
         try:
             with urllib.request.urlopen(f"{self.dashboard}/api/v0/nodes", timeout=5) as answer:
                 listed: dict[str, Any] = json.load(answer)
         except (urllib.error.URLError, TimeoutError, ConnectionError):
-            return 0
+            return []
         nodes = listed["data"]["result"]["result"]
-        return sum(node["state"] == "ALIVE" for node in nodes)
+        return [node["state"] for node in nodes]
 
     def close(self) -> None:
         for node in [*self.nodes, self.head]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from study.home import Home
+from study.results import TrialRow
 from tests.chaos import harness
 from tests.chaos.harness import Driver, essence, wait_for
 from tests.cluster.conftest import Start
@@ -57,6 +59,33 @@ def test_a_node_is_lost_and_another_joins(
     assert one.wait() == 0, one.errors()
     assert one.errors() == ""
     check(home, undisturbed, Counter(worker=1))
+
+
+def test_a_node_that_joins_is_used_at_once(
+    cluster: Cluster, start: Start, home: Path, undisturbed: list[tuple[Any, ...]]
+) -> None:
+    """Nothing is lost and nothing restarted: from then on three trials run where two did."""
+    (home / ORDERS).write_text(json.dumps({"sleep": 4.0}))
+    folder = Home(home).study(driver.NAME)
+    one = start(home, "run", driver.NAME)
+    wait_for(lambda: len(trained_by(folder.path)) == 2, 150, "a trial on each node")
+    assert at_once(folder.ledger.trials()) == 2
+    new = cluster.add()
+    try:
+        wait_for(lambda: trained_by(folder.path) & new.pids() or one.process.poll() is not None, 150, "one")
+        assert one.process.poll() is None, "the study ended before the new node got a trial"
+        assert one.wait(300) == 0, one.errors()
+    finally:
+        cluster.remove(new)
+        wait_for(lambda: cluster.alive() == 3, PATIENCE, "the notice of the node's end")
+    assert one.errors() == ""
+    assert at_once(folder.ledger.trials()) == 3
+    check(home, undisturbed, Counter())
+
+
+def at_once(rows: list[TrialRow]) -> int:
+    """Most trials under way at any moment."""
+    return max(sum(b.started <= a.started < (b.finished or math.inf) for b in rows) for a in rows)
 
 
 def trained_by(folder: Path) -> set[int]:

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from study.home import Home
-from study.results import TrialRow
 from tests.chaos import harness
 from tests.chaos.harness import Driver, essence
 from tests.cluster.conftest import Start
-from tests.cluster.test_nodes import check
+from tests.cluster.test_nodes import at_once, check
 from tests.ray import driver
 from tests.ray.toy import ORDERS
 
@@ -31,11 +30,6 @@ def alone(home: Path, dataset: Path) -> list[tuple[Any, ...]]:
     finally:
         one.finish()
     return essence(Home(home).study("second").ledger.trials())
-
-
-def at_once(rows: list[TrialRow]) -> int:
-    """Most trials under way at any moment."""
-    return max(sum(other.started <= row.started < other.finished for other in rows) for row in rows)
 
 
 def test_two_drivers_share_a_cluster(

@@ -237,6 +237,17 @@ def test_a_picture_of_absurd_size(tmp_path: Path, home: Path, side: int) -> None
     assert "c1.png cannot be read as an image" in (sentence or "")
 
 
+def test_a_picture_whose_part_claims_gigabytes(tmp_path: Path, home: Path) -> None:
+    """Found by the long version: Pillow asks for as much memory as the length of a chunk says."""
+    source = pairs(tmp_path / "in", ".png")
+    path = source / "images" / "c1.png"
+    content = path.read_bytes()
+    at = content.index(b"IDAT") - 4
+    path.write_bytes(content[:at] + struct.pack(">I", 2**32 - 1) + content[at + 4 :])
+    _, sentence = imported(folder.read, source, home)
+    assert "c1.png cannot be read as an image (it asks for too much memory); export it" in (sentence or "")
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".png"])
 @pytest.mark.parametrize("kind", ["pipe", "folder", "zero"])
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path, home: Path, ending: str, kind: str) -> None:

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 
+from study.gauges import GAUGES, LABELS
 from tests.infra.files import DASHBOARDS, INFRA, compose, document
 
 ON_GPUS = {"ray_node_gpus_utilization", "ray_node_gram_used"}
 """What only a node with a GPU exports; `test_servers.py` finds the rest at a node that runs."""
+
+OF_TRIALS = {f"ray_{name}": set(LABELS) for name in GAUGES}
+"""What a running study exports itself, with the labels; `tests/ray/test_exported.py` finds it at one."""
 
 PROVISIONING = INFRA / "grafana" / "provisioning"
 
@@ -76,6 +80,13 @@ def test_every_query_asks_ray() -> None:
     for expression in expressions():
         assert selectors(expression), expression
         assert expression.count("(") == expression.count(")")
+
+
+def test_the_dashboard_shows_every_gauge_of_a_study_by_labels_that_it_has() -> None:
+    asked = [found for one in expressions() for found in selectors(one) if found[0].startswith("ray_study")]
+    assert {metric for metric, _ in asked} == set(OF_TRIALS)
+    for metric, labels in asked:
+        assert labels <= OF_TRIALS[metric], metric
 
 
 def test_ray_names_the_measurements_of_gpus() -> None:

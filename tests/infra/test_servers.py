@@ -25,11 +25,14 @@ import pytest
 from search_spaces import UserError
 from study import storage
 from tests.infra.files import INFRA, ROOT, SECRETS, compose, interpolated, words
-from tests.infra.test_grafana import ON_GPUS, expressions, selectors
+from tests.infra.test_grafana import OF_TRIALS, ON_GPUS, expressions, selectors
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(280)]
 
 PROGRAMS = Path(sys.executable).parent
+NOT_HERE = ON_GPUS | set(OF_TRIALS)
+"""What needs a GPU, or a study that runs: `tests/ray/test_exported.py` has one."""
+
 DRIVER = """
 import os, signal, sys, time
 import ray
@@ -202,7 +205,7 @@ def exported(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict
     log = folder / "driver.log"
     with started(["python", str(folder / "driver.py"), cluster.address], cluster.head.environment, log):
         wait_until(lambda: "at work" in log.read_text(), 100, log)
-        wanted = {metric for one in expressions() for metric, _ in selectors(one)} - ON_GPUS
+        wanted = {metric for one in expressions() for metric, _ in selectors(one)} - NOT_HERE
         with contextlib.suppress(AssertionError):  # the test below names what is missing
             wait_until(lambda: wanted <= set(cluster.exported()), 45, log)
         return cluster.exported()
@@ -210,9 +213,9 @@ def exported(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def test_every_query_of_the_dashboard_is_exported(exported: dict[str, set[str]]) -> None:
     asked = [(metric, labels) for one in expressions() for metric, labels in selectors(one)]
-    assert {metric for metric, _ in asked} - ON_GPUS - set(exported) == set()
+    assert {metric for metric, _ in asked} - NOT_HERE - set(exported) == set()
     for metric, labels in asked:
-        if metric not in ON_GPUS:
+        if metric not in NOT_HERE:
             assert labels - {"instance"} <= exported[metric], metric  # Prometheus adds the instance
 
 

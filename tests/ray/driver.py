@@ -8,7 +8,7 @@ import os
 
 from study import arms, cli, discovery, service
 from study.spec import Data, Replicates, Search, Study
-from tests.ray.toy import RecordedTrainable, ToyTrainable
+from tests.ray.toy import ToyTrainable
 
 NAME = "toy"
 DATASET = "TOY_DATASET"
@@ -42,10 +42,16 @@ def define_one(dataset: str) -> Study:
     )
 
 
+def recorded() -> type:
+    from tests.ray.recorded import RecordedTrainable
+
+    return RecordedTrainable
+
+
 def main() -> None:
     dataset, real = os.environ[DATASET], REAL in os.environ
     discovery.load = lambda name: define_one(dataset) if real else define(dataset)
-    service.run = functools.partial(service.run, trainable=RecordedTrainable if real else ToyTrainable)
+    service.run = functools.partial(service.run, trainable=recorded() if real else ToyTrainable)
     cli.main("python -m tests.ray.driver")
 
 

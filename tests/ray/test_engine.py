@@ -25,7 +25,7 @@ from study.segments import DiskFullError
 from study.spec import Replicates, Stage
 from study.storage import open_storage
 from tests.chaos import harness
-from tests.chaos.harness import Chaos, Driver, essence
+from tests.chaos.harness import Driver, essence
 from tests.ray import driver
 from tests.ray.conftest import Runner
 from tests.ray.toy import ORDERS
@@ -286,16 +286,6 @@ def assert_stops(one: Driver, how: signal.Signals, home: Path) -> None:
         "pruned",
     }  # some end while it waits for them
     assert sum(row.is_final for row in rows) < 2 * (2 + 2)
-
-
-def test_three_kills_change_nothing(
-    home: Path, dataset: Path, undisturbed: tuple[Runner, list[tuple[Any, ...]]]
-) -> None:
-    """A worker, the driver, then everything at once. The long version is `pytest -m chaos`."""
-    chaos = Chaos(home, dataset)
-    chaos.run(["worker", "driver", "all"], seed=0, sleep=0.05)
-    assert chaos.starts == 3
-    chaos.check(undisturbed[1])
 
 
 def test_a_network_that_arms_start_from_is_trained_once(runner: Runner) -> None:

@@ -19,7 +19,7 @@ from tests.chaos import harness
 from tests.chaos.harness import Driver
 from tests.ray import driver
 from tests.ray.conftest import Runner
-from tests.ray.toy import TermTrainable
+from tests.ray.recorded import TermTrainable
 from trainables.stopping import read_note
 from trainables.store import Store
 from trainables.trainable import CHECKPOINT, StudyTrainable

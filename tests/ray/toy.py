@@ -1,6 +1,6 @@
 """A trainable without a network: its value is a known function of its parameters, its steps leave a trace.
 
-And the real one, with a trace of its steps, too.
+Imports no torch, which takes a worker longer than a whole study of this. The real one is in `recorded`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from torch import Tensor
 
-from trainables import saved
 from trainables.store import Store
-from trainables.trainable import SAMPLES, StudyTrainable
 
 ORDERS = "toy.json"
 CHECKPOINT = "toy.json"
+HOLD = "hold"
+"""While the home has a file of this name, no trial gets further: a server may take its time to start."""
 
 
 class ToyTrainable(tune.Trainable):
@@ -48,12 +47,11 @@ class ToyTrainable(tune.Trainable):
         self.job = "/".join(map(str, config["job"]))
         self.store = Store.at(config["folder"])
         self.folder = trace_folder(config)
-        orders = Path(config["cache"]).parent / ORDERS
-        self.orders: dict[str, Any] = json.loads(orders.read_text()) if orders.exists() else {}
+        self.orders, self.hold = orders_of(config), Path(config["cache"]).parent / HOLD
         content = self.store.read(CHECKPOINT)
-        saved = {"curve": [], "state": "running"} if content is None else json.loads(content)
-        self.curve: list[dict[str, float]] = saved["curve"]
-        self.state = saved["state"]
+        left = {"curve": [], "state": "running"} if content is None else json.loads(content)
+        self.curve: list[dict[str, float]] = left["curve"]
+        self.state = left["state"]
         self.trace("start", len(self.curve))
         if config["start"] is not None:
             folder, name = Store.of(config["start"])
@@ -67,11 +65,21 @@ class ToyTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         if self.state != "running":
             return self.result(self.state)
+        try:
+            return self.interval()
+        except OSError as error:
+            from trainables import failures
+
+            return self.result("failed", str(error), failure=failures.classify(error))
+
+    def interval(self) -> dict[str, Any]:
         number = len(self.curve) + 1
         if number == 2 and self.job in self.orders.get("end", {}):
             return self.result(self.orders["end"][self.job], "it was told to", "Traceback: told to")
         self.trace("begin", number)
         time.sleep(self.orders.get("sleep", 0.0))
+        while self.hold.exists():
+            time.sleep(0.05)
         if number == 3:
             self.perhaps_die()
         self.learn()
@@ -93,24 +101,29 @@ class ToyTrainable(tune.Trainable):
         value = toy_value(weight, trial["protocol"]["learning_rate"], iteration / points[-1])
         value += 0.001 * (trial["seed"] % 7)
         seconds = 0.01 * len(self.curve)
-        self.curve.append({"iteration": iteration, "seconds": seconds, metric: value, "loss_total": 1.0})
+        times = {"seconds": seconds, "training_seconds": seconds}
+        self.curve.append({"iteration": iteration, **times, metric: value, "loss_total": 1.0})
         self.state = "finished" if iteration == points[-1] else "running"
         self.store.write(CHECKPOINT, json.dumps({"curve": self.curve, "state": self.state}).encode())
         if self.state == "finished" and "samples" in self.orders:
+            from trainables.trainable import SAMPLES
+
             self.store.write(SAMPLES, picture(self.config["key"], self.orders["samples"]))
         if self.state == "finished" and self.config["network"] is not None:
+            from trainables import saved
+
             folder, name = Store.of(self.config["network"])
             reported = json.dumps({"key": self.config["key"], "curve": self.curve})
             folder.write("network.json", reported.encode())
             saved.write(folder, name, {"process": os.getpid()}, self.config["key"])
 
-    def result(self, state: str, reason: str = "", trace: str = "") -> dict[str, Any]:
+    def result(self, state: str, reason: str = "", trace: str = "", failure: str = "") -> dict[str, Any]:
         tested = state == "finished" and self.config["trial"]["test"]
         cases = _cases(self.curve[-1][self.config["metric"]]) if tested else []
         payload = {
             "key": self.config["key"], "state": state, "seconds": 0.01 * len(self.curve), "curve": self.curve,
             "cases": cases, "host": "toy", "reason": reason, "trace": trace,
-            "failure": {"diverged": "not_finite", "failed": "bug"}.get(state, ""),
+            "failure": failure or {"diverged": "not_finite", "failed": "bug"}.get(state, ""),
         }  # fmt: skip
         return {"payload": json.dumps(payload), "done": state != "running"}
 
@@ -128,6 +141,12 @@ def trace_folder(config: dict[str, Any]) -> Path:
     folder = Path(config["cache"]).parent / place
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def orders_of(config: dict[str, Any]) -> dict[str, Any]:
+    path = Path(config["cache"]).parent / ORDERS
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def picture(key: str, size: int) -> bytes:
@@ -157,36 +176,3 @@ def _cases(value: float) -> list[dict[str, Any]]:
         }
         for i in range(8)
     ]  # fmt: skip
-
-
-class RecordedTrainable(StudyTrainable):
-    """The file `steps` of a trial's folder has a line for every step that was trained: iteration, process."""
-
-    def _open(self) -> dict[str, Any] | None:
-        saved = super()._open()
-        training = self.training
-        assert training is not None
-        step = training._step
-
-        def recorded() -> dict[str, Tensor]:
-            terms = step()
-            with (trace_folder(self.settings) / "steps").open("a") as file:
-                file.write(f"{training.iteration} {os.getpid()}\n")
-            self.after(training.iteration)
-            return terms
-
-        training._step = recorded  # type: ignore[method-assign]
-        return saved
-
-    def after(self, iteration: int) -> None:
-        """Nothing."""
-
-
-class TermTrainable(RecordedTrainable):
-    """Its process gets SIGTERM in the steps 5 and 200, once each."""
-
-    def after(self, iteration: int) -> None:
-        told = trace_folder(self.settings) / f"told {iteration}"
-        if iteration in (5, 200) and not told.exists():
-            told.touch()
-            os.kill(os.getpid(), signal.SIGTERM)

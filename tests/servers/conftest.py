@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import undisturbed
-from tests.chaos.harness import Driver
+from tests.chaos.harness import Driver, sigterm_as_ctrl_c
 from tests.ray.conftest import dataset, schema
 from tests.servers.servers import MlflowServer, Postgres, account, program
 
@@ -26,6 +26,7 @@ def postgres_session() -> Iterator[Postgres]:
         pytest.skip(f"PostgreSQL's {' and '.join(absent)} not found: apt-get install postgresql")
     if account() is None:
         pytest.skip("PostgreSQL does not run as root, and there is no user postgres or nobody")
+    sigterm_as_ctrl_c()
     with tempfile.TemporaryDirectory() as folder:  # not pytest's, which is closed to other users
         server = Postgres(Path(folder))
         yield server

@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import psycopg
 
 PATIENCE = 120.0
@@ -174,6 +175,13 @@ class MlflowServer:
                 return bool(answer.status == 200)
         except OSError:
             return False
+
+    def set_aside(self) -> None:
+        """Renames the experiments of earlier tests: the server is the session's."""
+        client: Any = mlflow.MlflowClient(tracking_uri=self.uri)
+        for experiment in client.search_experiments():
+            if experiment.name != "Default":
+                client.rename_experiment(experiment.experiment_id, f"of an earlier test {time.time()}")
 
     def kill(self) -> None:
         """kill -9 of the server and its workers: the session that its start opened."""

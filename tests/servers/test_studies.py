@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import time
@@ -35,9 +36,7 @@ class Servers:
         self.begin = start
         client: Any = mlflow.MlflowClient(tracking_uri=mlflow_server.uri)
         self.client = client
-        for experiment in client.search_experiments():  # the server is the session's
-            if experiment.name != "Default":
-                client.rename_experiment(experiment.experiment_id, f"of an earlier test {time.time()}")
+        mlflow_server.set_aside()
 
     def orders(self, **orders: Any) -> None:
         (self.home / ORDERS).write_text(json.dumps({"samples": SAMPLES_BYTES, **orders}))
@@ -209,6 +208,43 @@ def test_a_wrong_password_is_one_sentence_without_it(servers: Servers) -> None:
     assert one.wait() == 2
     assert "password authentication failed" in one.errors()
     assert "falsch" not in one.errors()
-    experiment = servers.client.get_experiment_by_name(driver.NAME)
-    runs = servers.client.search_runs([experiment.experiment_id])
-    assert {run.info.status for run in runs} == {"KILLED"}  # the arms: nothing is left RUNNING
+    assert servers.client.get_experiment_by_name(driver.NAME) is None  # nothing was begun anywhere
+
+
+def test_the_same_study_from_two_homes_does_not_mix(
+    servers: Servers, dataset: Path, tmp_path: Path, undisturbed: list[tuple[Any, ...]]
+) -> None:
+    """The second is refused while the first runs and after; moved to another place the first goes on."""
+    servers.orders(sleep=0.3)
+    one = servers.start()
+    pulse(servers, 10)
+    other = tmp_path / "another lab"
+    other.mkdir()
+    for url, service in (
+        (servers.optuna_url, "Optuna's database postgresql+psycopg://***@"),
+        (f"sqlite:///{tmp_path / 'own.db'}", "MLflow at http://"),
+    ):
+        refused = _begin_in(
+            other, dataset, "run", driver.NAME,
+            MLFLOW_TRACKING_URI=servers.mlflow.uri, STUDY_OPTUNA_STORAGE=url,
+        )  # fmt: skip
+        assert refused.wait() == 2, refused.errors()
+        assert refused.errors().startswith(f"Study 'toy' in {service}")
+        assert "was begun in" in refused.errors()
+        assert refused.errors().count("\n") == 1
+    assert Home(other).studies() == []
+    one.finish()
+    servers.home.rename(tmp_path / "moved")
+    servers.home = tmp_path / "moved"
+    servers.begin = functools.partial(_begin_in, servers.home, dataset)
+    servers.orders()
+    ended(servers.start())
+    assert essence(servers.check()) == undisturbed
+
+
+def _begin_in(home: Path, dataset: Path, *arguments: str, **environment: str) -> Driver:
+    """As the fixture `start`, in another home."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return Driver(home, dataset, *arguments)

@@ -25,12 +25,13 @@ PACKAGES = ("dashboards", "study", "trainables", "search_spaces")
 WATCHED_MODULES = (
     "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "tarfile", "zipfile",
     "subprocess", "runpy", "ctypes", "code", "codeop", "pty", "multiprocessing", "http.server",
-    "socketserver",
+    "socketserver", "wsgiref",
     "xmlrpc", "webbrowser", "torch.hub", "torch.package", "torch.jit", "mlflow.pyfunc", "mlflow.pytorch",
     "mlflow.sklearn",
 )  # fmt: skip
 WATCHED_CALLS = (
-    "torch.load", "numpy.load", "numpy.fromfile", "numpy.memmap", "numpy.loadtxt", "numpy.genfromtxt",
+    "torch.load", "torch.export.load", "numpy.load", "numpy.fromfile", "numpy.memmap",
+    "numpy.loadtxt", "numpy.genfromtxt",
     "pandas.read_pickle", "shutil.unpack_archive", "shutil.rmtree", "os.system", "os.popen",
     "importlib.import_module", "urllib.request.urlopen", "ray.init", "eval", "exec", "compile", "__import__",
     "ast.literal_eval", "os.chmod",
@@ -60,6 +61,7 @@ ALLOWED = {
         "np.load(folder / 'stored_shapes.npy', allow_pickle=False)",
         "np.load(folder / 'stored_spacing_mm.npy', allow_pickle=False)",
     ],
+    "trainables/gallery.py": ["np.load(path, allow_pickle=False)"],
     "trainables/data/arrays.py": [
         "np.load(path, allow_pickle=False)",
         # Its directory is read, and headers of members; nothing is unpacked.
@@ -67,6 +69,8 @@ ALLOWED = {
         "zipfile.BadZipFile('it is no whole zip archive')",
         "zipfile.ZipFile(path)",
     ],
+    # The file that the line before wrote, of which every member was looked at: none is a pickle.
+    "trainables/conversions.py": ["torch.export.load(path)", "zipfile.ZipFile(path)"],
     # Members are read into memory, regular ones of bounded size; nothing is unpacked onto the disk.
     "trainables/data/importers/msd.py": [
         "tarfile.open(source, 'r:')",
@@ -90,6 +94,7 @@ ALLOWED = {
         "importlib.import_module(f'trainables.flips.{name}')",
         "importlib.import_module(f'trainables.flips.{name}')",
     ],
+    "dashboards/report.py": ["importlib.import_module(f'dashboards.sections.{name}')"],
     "study/discovery.py": ["importlib.import_module(f'study.studies.{name}')"],
     # Callbacks of SQLAlchemy, no sockets.
     "study/storage.py": [
@@ -100,6 +105,21 @@ ALLOWED = {
     "study/masking.py": ["os.execve(sys.executable, command, {**os.environ, **variables})"],
     # For SIGTERM.
     "trainables/trainable.py": ["self.requests.listen()"],
+    # MLflow's server and this program itself, without a shell; probes and pages on 127.0.0.1 alone.
+    "study/pages.py": [
+        "subprocess.Popen(self.command, env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL, "
+        "stdout=log, stderr=subprocess.STDOUT, start_new_session=True)",
+        "urllib.request.urlopen(f'{self.url}/', timeout=5)",
+        "probe.bind((HOST, port))",
+        "probe.bind((HOST, 0))",
+    ],
+    "study/ui.py": [
+        "urllib.request.urlopen(f'{page.url}/api/2.0/mlflow/experiments/get-by-name?{query}', timeout=10)"
+    ],
+    # On 127.0.0.1; answers only to this machine's names, and to requests that change nothing.
+    "study/optuna_ui.py": [
+        "make_server(HOST, port, application, server_class=_Server, handler_class=_Quiet)"
+    ],
     # Literals only: it evaluates no name and calls nothing.
     "study/overrides.py": ["ast.literal_eval(text)"],
     # On loopback (tests/ray/test_network.py); what is removed is Tune's scratch folder in the study's own.

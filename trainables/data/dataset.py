@@ -132,6 +132,15 @@ def resize_ids(ids_HW: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(cv2.resize(ids_HW, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
 
+def resize_intensities(image_HW: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A grey image at another size, by area averaging: how images come to the size that networks work at."""
+    if image_HW.shape == shape:
+        return image_HW
+    import cv2  # heavy, and never needed by data of the right size
+
+    return np.asarray(cv2.resize(image_HW, shape[::-1], interpolation=cv2.INTER_AREA))
+
+
 def open_dataset(
     path: Path, *, cache: Path, size: tuple[int, int] | None = None, merge_foreground: bool = False
 ) -> Dataset:
@@ -340,10 +349,7 @@ def _transformed(
         scribble = np.where(scribble == UNLABELLED, scribble, scribble > 0).astype(np.uint8)
     if image.shape == shape:
         return image, mask, scribble
-    import cv2  # heavy, and never needed by data of the right size
-
-    image = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
-    return image, resize_ids(mask, shape), resize_ids(scribble, shape)
+    return resize_intensities(image, shape), resize_ids(mask, shape), resize_ids(scribble, shape)
 
 
 @lru_cache(maxsize=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED_PARTS)
 
 
+@functools.cache  # asked once for every trial of a study, and a look into the folder is slow
 def config_of(name: str) -> type[Any]:
     """The settings class of a network. Raises UserError for an unknown name."""
     if name not in names():

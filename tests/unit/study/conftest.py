@@ -10,17 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 
 from search_spaces import Choice
 from study import arms as shared
 from study.arm_board import Job
 from study.board import Board
+from study.home import Home
 from study.pretraining import Networks
 from study.results import CaseRow, TrialRow
 from study.spec import Arm, Replicates, Search, Study, space
 from trainables.annotations import Annotation
 from trainables.protocol import Protocol
 from trainables.trial import DataSource
+
+
+@pytest.fixture(scope="session")
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with the really trained study "toy"; not to be changed."""
+    from tests.unit.study.exporting import make_home  # trainables and Ray, which most tests here do without
+
+    return make_home(tmp_path_factory.mktemp("trained"))
+
 
 DATA = DataSource(path="toy.parquet", fingerprint="toy")
 DISCRETE, DIVERGING, SEARCHED = "two clicks", "always diverges", "statistic"
@@ -227,7 +238,9 @@ def make_dangerous(board: Board, danger: Callable[[], None]) -> None:
 
     board.ledger = type("Risky", (), {"append": staticmethod(risky_append), "trials": ledger.trials})()
     for arm in board.arms.values():
-        arm.store.tell = risky(arm.store.tell, danger)  # type: ignore[method-assign]
+        arm.store.changed = risky(arm.store.changed, danger)  # type: ignore[method-assign]
+        arm.store.store.add = risky(arm.store.store.add, danger)  # type: ignore[method-assign]
+        arm.store.store.tell = risky(arm.store.store.tell, danger)  # type: ignore[method-assign]
 
 
 def risky(call: Callable[..., None], danger: Callable[[], None]) -> Callable[..., None]:

@@ -100,6 +100,10 @@ def test_a_mistake_is_one_sentence_and_leaves_no_study(call, home, parquet, tmp_
     [
         (["run", "smoke", "--cpus-per-trial", "0"], ["--cpus-per-trial must be above 0"]),
         (["run", "smoke", "--gpus-per-trial", "1.5"], ["--gpus-per-trial must be a share up to 1"]),
+        (["plan", "smoke", "--gpus-per-trial", "-1"], ["a whole number or 'auto', but got '-1'."]),
+        (["run", "smoke", "--gpus-per-trial", "nan"], ["or 'auto', but got 'nan'."]),
+        (["run", "smoke", "--gpus-per-trial", "inf"], ["or 'auto', but got 'inf'."]),
+        (["run", "smoke", "--gpus-per-trial", "many"], ["or 'auto', but got 'many'."]),
         (["run", "smoke", "--max-concurrent", "0"], ["--max-concurrent must be 1 or more"]),
         (["run", "smoke", "--trial-timeout", "0"], ["--trial-timeout must be more than 0 seconds"]),
         (["run", "smoke", "--fork", "../x"], ["--fork takes a name of letters"]),
@@ -201,7 +205,9 @@ def test_status_and_report_of_a_study_that_has_begun(call, home, form):
         assert json.loads(result.stdout)["running"] == 0
     assert max(map(len, result.stdout.splitlines())) <= 80
     result = call("report", "toy", "--format", form)
-    assert (result.code, result.stderr) == (1, "")
+    page = folder.path / "report" / "report.html"
+    assert (result.code, result.stderr) == (1, f"Report: {page}\n" if form == "table" else "")
+    assert page.exists() == (form == "table")
     assert "statistic" in result.stdout
 
 

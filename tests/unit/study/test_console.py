@@ -2,13 +2,17 @@
 
 import dataclasses
 import io
+import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from study import arms as shared
-from study.console import MOST_ARMS, Progress, Screen, duration, introduction
+from study import live, usage, view
+from study.console import Screen, introduction
 from study.discovery import load
+from study.view import MOST_ARMS
 from tests.unit.study.conftest import DISCRETE, SEARCHED, World, a_study, discrete_arm
 
 
@@ -34,74 +38,44 @@ def train(board, world, job):
 
 def picture(board, width=80):
     console = Console(record=True, width=width, file=io.StringIO())
-    console.print(Screen(console, board, slots=2)._view())
+    console.print(screen(board, console)._view())
     return console.export_text()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.7, "1 h 00 min"),
-     (7500, "2 h 05 min"), (100 * 3600, "100 h 00 min")],
-)  # fmt: skip
-def test_durations_in_words(seconds, words):
-    assert duration(seconds) == words
-
-
-def test_progress_counts_ended_and_planned_trials():
-    world = World()
-    study = a_study(arms=[shared.statistic(SEARCHED, 5)], trials=6, rungs=())
-    progress = Progress(half_done(study, world, ended=2))
-    assert progress.trials() == (2, 6 + 2)
-    world.run(study)
-    assert Progress(world.board(study)).trials() == (8, 8)
-
-
-def test_time_left_is_what_the_remaining_iterations_take_at_the_measured_speed():
-    world = World()
-    study = a_study(arms=[shared.statistic(SEARCHED, 5)], trials=6, rungs=())
-    board = world.board(study)
-    now = 1000.0
-    progress = Progress(board, clock=lambda: now)
-    assert progress.eta(2) == "0 s so far, measuring the speed"
-    assert progress.remaining_iterations() == 8 * 60
-    train(board, world, board.suggest())  # 60 iterations of a tenth of a second
-    job = board.suggest()
-    assert board.report(job, world.workers.step(job))
-    now = 1100.0
-    assert progress.remaining_iterations() == 7 * 60 - 10
-    assert progress.eta(1) == "1 min 40 s so far, about 41 s left"
-    assert progress.eta(2) == "1 min 40 s so far, about 20 s left"
-
-
-def test_trials_that_are_stopped_early_make_the_rest_shorter():
-    world = World()
-    study = a_study(arms=[shared.statistic(SEARCHED, 5)], trials=4, rungs=())
-    board = world.board(study)
-    progress = Progress(board)
-    job = board.suggest()
-    board.report(job, world.workers.step(job))
-    board.end(job, {}, "pruned")
-    assert progress.remaining_iterations() == 3 * 10 + 2 * 60
+def screen(board, console=None, *, slots=2, folder="nowhere", clock=lambda: 0.0, **options):
+    return Screen(console or Console(), board, lambda: slots, Path(folder), clock=clock, **options)
 
 
 def test_what_an_earlier_run_did_and_what_was_copied_is_no_measurement():
     world = World()
-    study = a_study(arms=[discrete_arm()], trials=9, seed=6)
-    world.run(a_study(arms=[discrete_arm()], trials=2, seed=6))
+    study = a_study(arms=[discrete_arm()], trials=9, seed=6, rungs=())
+    world.run(a_study(arms=[discrete_arm()], trials=2, seed=6, rungs=()))
     board = world.board(study)
-    progress = Progress(board, clock=lambda: 0.0)
-    assert progress.eta(1) == "0 s so far, measuring the speed"
+    now = time.time()
+    shown = screen(board, slots=1, clock=lambda: now)
+    assert view.time_left(shown.snapshot()) == "0 s so far, measuring the speed"
     while not board.finished() and (job := board.suggest()) is not None:
         train(board, world, job)
     assert board.finished()
-    measured = [r for r in progress._rows() if r.seconds and r not in progress.at_start]
-    assert {r.seconds / r.iterations for r in measured} == {0.1}
-    assert progress.eta(1) == "0 s so far, about 0 s left"
-    copies = [r for r in board.arms[DISCRETE].rows.values() if "same_as" in r.details]
-    assert copies
+    assert any("same_as" in row.details for row in board.arms[DISCRETE].rows.values())
+    assert view.time_left(shown.snapshot()) == ""
     # a copy, with its iterations and no seconds, would make the machine look faster than it is
     board.arms[DISCRETE].confirmed.clear()
-    assert progress.eta(1) == "0 s so far, about 12 s left"
+    assert view.time_left(shown.snapshot()) == "0 s so far, about 12 s left"
+
+
+def test_the_time_that_passes_and_the_time_that_is_left():
+    world = World()
+    study = a_study(arms=[shared.statistic(SEARCHED, 5)], trials=6, rungs=())
+    board = world.board(study)
+    now = time.time()
+    one, two = (screen(board, slots=slots, clock=lambda: now) for slots in (1, 2))
+    train(board, world, board.suggest())  # 60 iterations of a tenth of a second
+    job = board.suggest()
+    assert board.report(job, world.workers.step(job))
+    now += 100.0
+    assert view.time_left(one.snapshot()) == "1 min 40 s so far, about 41 s left"
+    assert view.time_left(two.snapshot()) == "1 min 40 s so far, about 20 s left"
 
 
 @pytest.mark.parametrize("name", ["ablation_pixel_budget", "ablation_statistic_terms", "toy"])
@@ -122,7 +96,7 @@ def test_the_picture_by_hand():
     rows = [line.split() for line in text.splitlines()]
     assert next(r for r in rows if r[:1] == ["statistic"])[1:] == ["2/12", "0.758", "0/2"]
     assert next(r for r in rows if r[:2] == ["always", "diverges"])[2:] == ["1/12", "1", "-", "0/2"]
-    assert "4 of 42 trials done · " in text
+    assert text.startswith("toy: 4 of 42 trials ended, 2 running")
     last = text.splitlines()[-1]
     assert last.startswith("2 running: two clicks search 1 33 % · always diverges search 1 33 %")
 
@@ -134,7 +108,7 @@ def test_many_running_trials_take_one_line():
         board.suggest()
     lines = picture(board).splitlines()
     assert lines[-1].startswith("20 running: statistic only search 0 0 % · ")
-    assert len(lines) <= len(study.arms) + 5
+    assert len(lines) <= len(study.arms) + 7
 
 
 def test_names_are_taken_literally():
@@ -142,27 +116,28 @@ def test_names_are_taken_literally():
     board = half_done(a_study(arms=[arm], lookahead=4), World(), ended=1)
     text = picture(board)
     assert text.count("[red]x[/red] [b]") == 3
-    screen = Screen(Console(record=True, file=io.StringIO()), board, 1)
-    screen.console.print(screen._line())
-    assert "[red]x[/red] [b]" in screen.console.export_text()
+    shown = screen(board, Console(record=True, file=io.StringIO()))
+    shown.console.print(shown._line())
+    assert "[red]x[/red] [b]" in shown.console.export_text()
 
 
-def test_without_a_terminal_there_is_one_line_at_the_end():
+def test_without_a_terminal_there_is_one_line_at_the_end(tmp_path):
     file = io.StringIO()
-    with Screen(Console(file=file, width=80), half_done(a_study(rungs=()), World()), 2):
+    with screen(half_done(a_study(rungs=()), World()), Console(file=file, width=80), folder=tmp_path):
         pass
     lines = file.getvalue().splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("4/42 trials · ")
-    assert lines[0].endswith("best statistic 0.758, two clicks 0.952, always diverges -")
+    assert lines[0].startswith("4/42 trials · 2 running · ")
+    assert " · best statistic 0.758, two clicks 0.952, always diverges - · memory " in lines[0]
 
 
-def test_the_last_picture_stays_on_a_terminal():
+def test_the_last_picture_stays_on_a_terminal(tmp_path):
     file = io.StringIO()
     console = Console(file=file, width=80, force_terminal=True, color_system=None)
-    with Screen(console, half_done(a_study(rungs=()), World()), 2):
+    with screen(half_done(a_study(rungs=()), World()), console, folder=tmp_path):
         pass
-    assert "4 of 42 trials done" in file.getvalue().splitlines()[-2]
+    last = file.getvalue().split("\x1b")[-1]  # what comes after the changing picture was wiped
+    assert "4 of 42 trials ended, 2 running" in last
 
 
 def test_the_introduction_says_what_where_and_which_arms():
@@ -178,11 +153,70 @@ def test_a_line_about_many_arms_names_the_leaders():
     arms = [shared.statistic(f"arm {n}", 5) for n in range(MOST_ARMS + 1)]
     world = World()
     board = world.board(a_study(arms=arms, trials=1))
-    assert "best - (0 of 7 arms have one)" in Screen(Console(), board, slots=2)._line().plain
+    assert "best - (0 of 7 arms have one)" in screen(board)._line().plain
     world.run(a_study(arms=arms, trials=1))
-    line = Screen(Console(), world.board(a_study(arms=arms, trials=1)), slots=2)._line().plain
+    line = screen(world.board(a_study(arms=arms, trials=1)))._line().plain
     assert line.count("arm ") == 3
-    assert line.endswith("(7 of 7 arms have one)")
-    few = Screen(Console(), world.board(a_study(arms=arms[:2], trials=1)), slots=2)._line().plain
+    assert "(7 of 7 arms have one)" in line
+    few = screen(world.board(a_study(arms=arms[:2], trials=1)))._line().plain
     assert "arm 0 0." in few
     assert "arm 1 0." in few
+
+
+def test_rungs_memory_and_failures_are_shown():
+    board = World().board(a_study(trials=4, lookahead=4))  # rungs at 10 and 30
+    jobs = [board.suggest() for _ in range(4)]
+    curve = [{"iteration": 10, "seconds": 1.0, "dice": 0.5}, {"iteration": 20, "seconds": 2.0, "dice": 0.6}]
+    for job in jobs:
+        result = {"curve": curve[: 1 + (job is jobs[0])], "state": "running", "host": "here"}
+        board.report(job, {**result, "memory": 2 * 10**9, "gpu_memory": 10**9})
+    board.end(jobs[1], {"failure": "bug", "reason": "KeyError:\n  'x'"}, "failed")
+    board.end(jobs[3], {}, "pruned")
+    text = picture(board, width=100)
+    rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    assert "past rungs" in text
+    assert rows["statistic"][1:] == ["1/4", "1", "1/2", "-", "-", "0/2"]
+    assert rows["two clicks"][2:] == ["1/4", "1", "1/1", "-", "-", "0/2"]
+    assert "trials 4.0 GB and 2.0 GB of GPU memory" in text
+    assert "newest failure: two clicks · search 0: bug: KeyError: 'x'" in text
+    assert "two clicks: 1 bug" in text.splitlines()
+
+
+def test_gpus_in_words():
+    gpu = usage.Gpu(busy=81, used=40_100_000_000, total=141_000_000_000)
+    used = usage.Usage(used=3_100_000_000, total=25_200_000_000, gpus=(gpu, gpu))
+    assert usage.words(used) == (
+        "memory 3.1 of 25.2 GB · GPU 0 81 %, 40.1 of 141.0 GB · GPU 1 81 %, 40.1 of 141.0 GB"
+    )
+
+
+def test_other_processes_are_told_what_the_screen_shows(tmp_path):
+    world = World()
+    shown = screen(half_done(a_study(rungs=()), world), folder=tmp_path, dashboard="http://127.0.0.1:8265")
+    shown._tell()
+    assert live.read(tmp_path) == shown.live()
+    assert live.read(tmp_path).dashboard == "http://127.0.0.1:8265"
+    assert [one.iterations for one in live.read(tmp_path).running] == [20, 20]
+    assert [file.name for file in tmp_path.iterdir()] == [live.FILE]
+
+
+def test_nothing_is_left_of_it_when_the_run_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("study.console.TELL_EVERY", 0.01)
+    board = half_done(a_study(rungs=()), World())
+    with screen(board, Console(file=io.StringIO()), folder=tmp_path):
+        end = time.monotonic() + 10
+        while not (tmp_path / live.FILE).exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_no_reason_to_end_a_study(tmp_path):
+    live.write(tmp_path / "gone", screen(World().board(a_study())).live())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"started": 1, "later": 2}', '{"usage": 3}'])
+def test_a_file_of_another_version_says_nothing(tmp_path, text):
+    (tmp_path / live.FILE).write_text(text)
+    assert live.read(tmp_path) is None
+    assert live.read(tmp_path / "gone") is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from study import arms as shared
-from study.proposals import Attempt, Proposer, sampler_name, survives
+from study.proposals import Attempt, Proposer, independence, sampler_name, survives
 from study.spec import Search
 from tests.unit.study.conftest import discrete_arm, diverging_arm
 
@@ -204,3 +204,15 @@ def test_survival_does_not_depend_on_trials_within_the_window():
         assert survives(attempts, 8, 10, search, greater=True) is decision
         decisions.add(decision)
     assert decisions == {True, False}
+
+
+def test_what_a_search_does_not_depend_on_is_said():
+    told = independence(Search(sampler="tpe", lookahead=3))
+    assert told == (
+        "tpe, up to 3 trials of an arm at once (search.lookahead). Proposals and rows are the same whatever "
+        "runs at once and whichever trial ends first: trial n is proposed and stopped by trials 0 to n - 3 "
+        "alone."
+    )
+    assert independence(Search(sampler="gp", lookahead=1)).startswith(
+        "gp, one after another (search.lookahead)."
+    )

@@ -64,6 +64,23 @@ def test_what_cannot_wait_ends_at_once(tmp_path: Path) -> None:
     assert orders.path.read_text() == ""
 
 
+def test_tune_does_not_take_that_signal_over(tmp_path: Path) -> None:
+    """It installs handlers of its own after ours, and by them a run ends as if it had finished."""
+    from ray.tune import tune
+
+    def lost() -> None:
+        tune._setup_signal_catching()
+        stopping.end_now()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        with pytest.raises(KeyboardInterrupt), stop_on_signal(board(), Orders(tmp_path / "orders")):
+            lost()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("case", ["nothing runs", "no workers yet", "no disk"])
 def test_ends_at_once_where_nobody_can_be_asked(tmp_path: Path, case: str) -> None:
     orders = Orders(tmp_path / "folder" / "orders")

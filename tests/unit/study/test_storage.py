@@ -4,12 +4,14 @@ import sqlite3
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from search_spaces import Float, UserError
 from search_spaces.to_optuna import distributions
 from study import waiting
 from study.proposals import Attempt
+from study.segments import DiskFullError
 from study.storage import ArmStore, DatabaseAwayError, open_storage
 
 SPACE = distributions({"rate": Float(1e-4, 1e-1, log=True)})
@@ -40,7 +42,7 @@ def storage(request, tmp_path):
 def test_every_end_is_written_as_optuna_knows_it_and_comes_back(storage):
     store = a_store(storage)
     for attempt, _, _ in EVERY_END:
-        store.add(attempt, SPACE, f"key{attempt.number}")
+        store.add(Attempt(attempt.number, attempt.parameters), SPACE, f"key{attempt.number}")
         store.report(attempt.number, 10, 0.1 * attempt.number)
         store.tell(attempt)
     trials = a_store(storage).study.get_trials()
@@ -145,3 +147,27 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "optuna.db").write_text("this is no database, it only has its name" * 100)
     with pytest.raises(UserError, match=r"must open, but: .*not a database"):
         open_storage(tmp_path, None)
+
+
+def fill(store):
+    for number in range(1, 100):
+        store.add(ended(number, "finished", 0.5), SPACE, "a long key" * 20)
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_loses_nothing(tmp_path):
+    storage = open_storage(tmp_path, None)
+    store = a_store(storage)
+    store.add(ended(0, "finished", 0.75), SPACE, "key0")
+    with storage.engine.connect() as connection:
+        (pages,) = connection.exec_driver_sql("PRAGMA page_count").fetchone()
+
+    def small(connection, _record):
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+    sqlalchemy.event.listen(storage.engine, "connect", small)
+    storage.engine.dispose()
+    with pytest.raises(DiskFullError, match=r"^No space is left for Optuna's database: .* the same command"):
+        fill(store)
+    sqlalchemy.event.remove(storage.engine, "connect", small)
+    storage.engine.dispose()
+    assert a_store(storage).load()[0].parameters == {"rate": 0.1}

@@ -17,10 +17,12 @@ from mlflow.entities import Run
 
 from search_spaces import UserError
 from study.mlflow_runs import ENVIRONMENT, _prepare_sqlite
+from study.ownership import Owner
 from study.results import TrialRow
 from study.tracking import Tracker
 
 STUDY = "pixels"
+OWNER = Owner(study=STUDY, identity="mine", place="here:/runs/pixels", begun=True, known=frozenset)
 PATIENCE = 30.0  # only to turn a hang into a failure: the queue is empty within milliseconds
 
 
@@ -64,6 +66,7 @@ def tracker(home: Path, **changes: Any) -> Tracker:
             "num_images": 1902,
             "num_cases": 100,
         },
+        "owner": OWNER,
     }
     return Tracker(**(settings | changes))
 
@@ -143,11 +146,17 @@ def report(target: Tracker, number: int, *steps: int) -> None:
 
 
 def test_start_makes_experiment_and_arms(home: Path) -> None:
-    started(home).close(PATIENCE)
+    started(home, arms={"points": "what it is"}).close(PATIENCE)
     view = View(home)
+    assert view.arm("points").data.tags["mlflow.note.content"] == "what it is"
+    assert "mlflow.note.content" not in view.arm("dense").data.tags
     assert view.experiment.tags["mlflow.experiment.primaryMetric.name"] == "dice"
     assert view.experiment.tags["mlflow.experiment.primaryMetric.greaterIsBetter"] == "True"
-    assert view.experiment.tags["mlflow.note.content"] == "Are five pixels enough?"
+    assert view.experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    note = view.experiment.tags["mlflow.note.content"]
+    assert note.startswith("**Are five pixels enough?**\n")
+    assert "by `test_dice` compares arms, by `dice` trials" in note
+    assert "(highest is best)" in note
     assert view.experiment.artifact_location == (home / "mlartifacts" / STUDY).as_uri()
     assert view.statuses() == {"points": "RUNNING", "dense": "RUNNING"}
     arm = view.arm("points")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import torch
 
@@ -31,7 +33,7 @@ def caused(error: Exception, by: Exception) -> Exception:
         (caused(RuntimeError("while loading"), OSError("no")), "bug"),
         (caused(RuntimeError("in the step"), torch.OutOfMemoryError("CUDA out of memory")), "out_of_memory"),
         (caused(DataError("cannot be read"), OSError(5, "Input/output error")), "data"),
-        (OSError(28, "No space left on device"), "bug"),  # of a checkpoint, say
+        (OSError(2, "No such file or directory"), "bug"),
         (ArithmeticError("of a method"), "bug"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "bug"),
         (KeyError("iteration"), "bug"),
@@ -40,6 +42,14 @@ def caused(error: Exception, by: Exception) -> Exception:
 def test_class_of(error: Exception, expected: str) -> None:
     assert classify(error) == expected
     assert expected in failures.CLASSES
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_failure_of_the_trial(number: int) -> None:
+    """Wherever it was met: a checkpoint, or the cache of the data."""
+    full = OSError(number, "No space left on device")
+    assert classify(full) == classify(caused(DataError("cannot be read"), full)) == "disk_full"
+    assert "disk_full" not in failures.CLASSES
 
 
 def test_what_torch_raises_without_memory() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.unit.trainables import toy_data
 from tests.unit.trainables.toy_data import NETWORK, WEAK, only, protocol, trial_on
-from trainables import loop, metrics
+from trainables import inference, metrics
 from trainables.data.dataset import Dataset
 from trainables.loop import NotFiniteError, Training
 from trainables.method import Network, Output
@@ -202,7 +202,7 @@ def test_prediction_is_that_of_evaluation_mode(dataset: Dataset, monkeypatch: py
     rows = dataset.folds[0].train
     together = training.predict(rows)
     buffers = {name: b.clone() for name, b in training.net.named_buffers()}
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 1)
+    monkeypatch.setattr(inference, "BATCH", 1)
     np.testing.assert_array_equal(training.predict(rows), together)
     assert together.dtype == np.uint8
     assert all(torch.equal(b, buffers[name]) for name, b in training.net.named_buffers())

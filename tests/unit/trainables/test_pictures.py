@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from trainables.pictures import CLASS_COLOURS, ERROR_COLOURS, class_colour, error_maps, samples
+from trainables.legend import CLASS_COLOURS, ERROR_COLOURS, class_colour, error_maps
+from trainables.pictures import samples
 
 NAMES = ("background", "left ventricle", "myocardium")
 

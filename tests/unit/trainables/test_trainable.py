@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tests.unit.trainables.toy_data import WEAK, protocol, trial_on
-from trainables import pictures
+from trainables import gallery, pictures
 from trainables.data.dataset import Dataset
 from trainables.loop import Training
 from trainables.method import IGNORE
@@ -25,7 +26,10 @@ from trainables.store import Store
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import Trial
 
-FIELDS = {"key", "state", "seconds", "curve", "cases", "host", "reason", "failure", "micro_batches", "trace"}
+FIELDS = {
+    "key", "state", "seconds", "curve", "cases", "host", "machine", "reason", "failure", "micro_batches",
+    "trace",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +141,7 @@ def test_reports_until_finished(place: Place) -> None:
     assert 0 < seconds[0] < seconds[1] < seconds[2] == last["seconds"]
     assert last["cases"] == []
     assert (last["reason"], last["trace"]) == ("", "")
-    assert not (place.folder_of(trial) / SAMPLES).exists()
+    assert [path.name for path in place.folder_of(trial).iterdir()] == [CHECKPOINT]  # a search shows nothing
 
 
 def test_reports_what_the_loop_gives(place: Place) -> None:
@@ -192,18 +196,41 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint(place: Place, monkeypatch
     checkpoint = place.folder_of(trial) / CHECKPOINT
     before = checkpoint.read_bytes()
 
-    def half(saved: object, file: BinaryIO) -> None:
-        file.write(b"half a checkpoint")
+    def killed(file: int) -> None:
         raise KeyboardInterrupt  # nothing inside may catch what ends a process
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", half)
+        patch.setattr(os, "fsync", killed)
         with pytest.raises(KeyboardInterrupt):
             running.step()
     assert checkpoint.read_bytes() == before
     reports = to_its_end(place.start(trial))
     assert len(reports) == 2
     assert reports[-1]["state"] == "finished"
+
+
+def test_a_full_disk_is_no_bug_of_the_trial(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the new checkpoint takes space, the old one is whole, and from there it goes on."""
+    trial = place.trial()
+    expected = without_time(to_its_end(place.start(trial))[-1])
+    checkpoint = place.folder_of(trial) / CHECKPOINT
+    checkpoint.unlink()
+    running = place.start(trial)
+    report(running)
+    before = checkpoint.read_bytes()
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        last = report(running)
+    assert (last["failure"], last["reason"]) == ("disk_full", "[Errno 28] No space left on device")
+    assert checkpoint.read_bytes() == before
+    assert list(place.folder_of(trial).iterdir()) == [checkpoint]
+    reports = to_its_end(place.start(trial))
+    assert len(reports) == 2
+    assert without_time(reports[-1]) == expected
 
 
 def test_a_checkpoint_is_replaced_not_overwritten(place: Place) -> None:
@@ -278,6 +305,7 @@ def test_reuse_forgets_the_trial_before(place: Place) -> None:
     assert reused.reset(place.config(diverging))
     assert before() is None  # its memory is free for the next
     assert to_its_end(reused)[-1]["state"] == "diverged"
+    assert reused.training is None  # while it waits for the next, too
     assert reused.reset(place.config(other))
     reports = to_its_end(reused)
     assert len(reports) == 3
@@ -307,6 +335,27 @@ def test_the_test_split_is_scored_at_the_end(place: Place) -> None:
     np.testing.assert_equal(cases, scores)  # NaN equals NaN
     picture = (place.folder_of(trial) / SAMPLES).read_bytes()
     assert picture.startswith(b"\x89PNG")
+    shown = gallery.read(place.folder_of(trial) / gallery.GALLERY)
+    dice = gallery.case_values(training.score(rows), "dice")
+    assert [dice[p.case_id] for p in shown[:3]] == [
+        max(dice.values()),
+        np.median(list(dice.values())),
+        min(dice.values()),
+    ]
+    assert [p.role for p in shown] == ["best", "median", "worst", "train", "train"]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_continued_trial_leaves_the_same_gallery(place: Place, steps: int, tmp_path: Path) -> None:
+    trial = place.trial(test=True, method="partial_cross_entropy", annotation=WEAK)
+    elsewhere = Place(tmp_path / "elsewhere", place.data_folder, place.dataset)
+    to_its_end(elsewhere.start(trial))
+    interrupted = place.start(trial)
+    for _ in range(steps):
+        report(interrupted)
+    to_its_end(place.start(trial))
+    left, expected = (at.folder_of(trial) / gallery.GALLERY for at in (place, elsewhere))
+    assert left.read_bytes() == expected.read_bytes()
 
 
 def test_what_is_drawn(place: Place, undrawn: list[tuple[Any, ...]]) -> None:

@@ -8,13 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from scipy import ndimage
-
 from search_spaces import UserError
 from trainables.data.importers import base
 from trainables.data.nifti import Nifti, read_labelled
 from trainables.data.parquet import Row
+from trainables.data.preparation import NEAREST, STORED, for_metadata
 
 CLASS_NAMES = ("background", "right ventricle", "myocardium", "left ventricle")
 SIZE = (256, 256)
@@ -64,6 +62,12 @@ def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.Imp
             "orientation": "rows = y, columns = x of the stored grid, not re-oriented",
             "slices": "all",
             "resize": f"{height}x{width}, nearest neighbour (order 0) for image and mask, aspect not kept",
+            **for_metadata(
+                intensities=f"percentile:{UPPER_PERCENTILE:g}",
+                orientation=STORED,
+                size=(height, width),
+                resampling=NEAREST,
+            ),
         },
     )
 
@@ -196,13 +200,8 @@ def _rows(patient: Patient, size: tuple[int, int]) -> Iterator[Row]:
                 case_id=patient.case_id,
                 frame=frame,
                 slice_index=index,
-                image=nearest(plane, size),
-                mask=nearest(mask, size),
+                image=base.nearest_pixels(plane, size),
+                mask=base.nearest_pixels(mask, size),
                 spacing_mm=base.resized_spacing((y, x, z), plane.shape, size),
                 group=group(patient.case_id),
             )
-
-
-def nearest(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """[H,W] to `size`, as the ACDC literature resizes: the corner pixels' centres stay in the corners."""
-    return ndimage.zoom(plane, (size[0] / plane.shape[0], size[1] / plane.shape[1]), order=0)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from search_spaces import UserError, nearest
 from trainables.data import importers
@@ -92,6 +93,9 @@ def opened_picture(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 return read(picture)
+    except MemoryError as error:  # Pillow makes room for what a damaged length says, whatever the file holds
+        reason = "it asks for too much memory"
+        raise UserError(f"{path} cannot be read as an image ({reason}); export it again.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_NO_PICTURE) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} cannot be read as an image ({reason}); export it again.") from error
@@ -137,6 +141,11 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Class ids [H,W] to `size` (height, width): the nearest pixel's id."""
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def nearest_pixels(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[H,W] to `size`, as the ACDC literature resizes: the corner pixels' centres stay in the corners."""
+    return ndimage.zoom(plane, (size[0] / plane.shape[0], size[1] / plane.shape[1]), order=0)
 
 
 def resized_spacing(

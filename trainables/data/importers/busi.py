@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from search_spaces import UserError
 from trainables.data.importers import base
 from trainables.data.parquet import Row
+from trainables.data.preparation import for_metadata
 
 LABELS = ("benign", "malignant", "normal")
 SIZE = (256, 256)
@@ -54,6 +55,7 @@ def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.Imp
             "resize": f"{height}x{width}, image area average or linear, mask nearest, aspect not kept",
             "duplicate_group": f"correlation of 32x32 thumbnails above {LEAST_CORRELATION}, connected "
             "components",
+            **for_metadata(size=(height, width), colour=True),
         },
     )
 

@@ -21,6 +21,7 @@ from trainables.data.nifti import (
     read_volume,
 )
 from trainables.data.parquet import Row
+from trainables.data.preparation import for_metadata
 
 ENDINGS = (".png", ".nii.gz", ".nii")
 BINARY = 255
@@ -55,6 +56,7 @@ def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.Imp
             "image_scaling": f"8 bit as stored; others per file, minimum to {UPPER_PERCENTILE} percentile",
             "slices": "all",
             "resize": f"{size[0]}x{size[1]}, image area average or linear, mask nearest" if size else "none",
+            **for_metadata(intensities=f"percentile:{UPPER_PERCENTILE}", size=size, colour=True),
         },
     )
 

@@ -10,6 +10,7 @@ from search_spaces import UserError
 from trainables.data.importers import base
 from trainables.data.nifti import Nifti, axial_planes, axial_spacing, canonical, read_labelled, read_volume
 from trainables.data.parquet import Row
+from trainables.data.preparation import for_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.Imp
             "orientation": "axial; rows anterior to posterior, columns patient right to left",
             "slices": "those with a class and each tenth empty one of a volume",
             "resize": f"{height}x{width}, image area average or linear, mask nearest",
+            **for_metadata(intensities=f"window:{low:g}:{high:g}", size=(height, width)),
         },
     )
 

@@ -23,6 +23,7 @@ from trainables.data.nifti import (
     read_labelled,
 )
 from trainables.data.parquet import Row
+from trainables.data.preparation import for_metadata
 from trainables.data.rules import UNLABELLED, require_regular
 
 LICENCE = {
@@ -73,6 +74,7 @@ def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.Imp
             "orientation": "axial; rows anterior to posterior, columns patient right to left",
             "slices": "those with a class and each tenth empty one of a volume",
             "resize": f"{size[0]}x{size[1]}, image area average or linear, mask nearest" if size else "none",
+            **for_metadata(intensities=intensities(task), size=size),
         },
     )
 
@@ -122,6 +124,12 @@ def scaling(task: Task) -> str:
     """What `scaled` does, in words for the metadata."""
     low, high = base.CT_WINDOW_HU
     return f"window {low:g} to {high:g} HU" if task.is_ct else f"minimum to {UPPER_PERCENTILE} percentile"
+
+
+def intensities(task: Task) -> str:
+    """The same as a `Preparation` has it."""
+    low, high = base.CT_WINDOW_HU
+    return f"window:{low:g}:{high:g}" if task.is_ct else f"percentile:{UPPER_PERCENTILE}"
 
 
 def _rows(task: Task, size: tuple[int, int] | None) -> Iterator[Row]:

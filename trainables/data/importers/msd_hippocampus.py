@@ -11,6 +11,7 @@ from trainables.data.download import fetch
 from trainables.data.importers import base, msd
 from trainables.data.nifti import axial_planes, axial_spacing
 from trainables.data.parquet import Row
+from trainables.data.preparation import for_metadata
 
 URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
 MD5 = "9d24dba78a72977dbd1d2e110310f31b"
@@ -45,6 +46,7 @@ def read(
             "orientation": "axial; rows anterior to posterior, columns patient right to left",
             "slices": "those with at least 1 % foreground after cropping",
             "resize": f"centre crop or zero pad to 48x32, then {size or 'none'}",
+            **for_metadata(intensities=msd.intensities(task), crop=CROP_XY, size=size),
         },
     )
 

@@ -17,6 +17,7 @@ from trainables.data.arrays import read_labelled_arrays
 from trainables.data.importers import base
 from trainables.data.nifti import Nifti, axial_planes, axial_spacing, canonical, read_labelled
 from trainables.data.parquet import Row
+from trainables.data.preparation import for_metadata
 
 ORGANS = {
     "aorta": 8,
@@ -46,6 +47,8 @@ class _Layout:
     train: list[str]
     test: list[str]
     orientation: str
+    axial: bool
+    """Whether the owners' volumes are known to become these slices; how TransUNet turned its, nobody says."""
 
 
 def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.ImportedDataset:
@@ -83,6 +86,7 @@ def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.Imp
             "orientation": layout.orientation,
             "slices": "all",
             "resize": f"{size[0]}x{size[1]}, image area average or linear, mask nearest" if size else "none",
+            **(for_metadata(intensities=f"window:{low:g}:{high:g}", size=size) if layout.axial else {}),
         },
     )
 
@@ -126,6 +130,7 @@ def _prepared(source: Path) -> _Layout | None:
         train=sorted(train),
         test=sorted(test),
         orientation="rows and columns as stored in TransUNet's files, not re-oriented",
+        axial=False,
     )
 
 
@@ -200,6 +205,7 @@ def _raw(source: Path) -> _Layout | None:
         train=[case for case in map(_case_id, TRAIN) if case in images],
         test=[case for case in map(_case_id, TEST) if case in images],
         orientation="axial; rows anterior to posterior, columns patient right to left, inferior slice first",
+        axial=True,
     )
 
 

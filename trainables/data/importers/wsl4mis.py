@@ -13,6 +13,7 @@ from trainables.data.arrays import read_arrays, unit_to_uint8
 from trainables.data.importers import acdc, base
 from trainables.data.nifti import class_ids
 from trainables.data.parquet import Row
+from trainables.data.preparation import NEAREST, STORED, for_metadata
 from trainables.data.rules import UNLABELLED
 
 FOLDER = "ACDC_training_slices"
@@ -53,6 +54,12 @@ def read(source: Path | str, *, size: tuple[int, int] | None = None) -> base.Imp
             "orientation": "as stored, not re-oriented",
             "slices": "all",
             "resize": f"{height}x{width}, nearest neighbour (order 0) for all three, aspect not kept",
+            **for_metadata(
+                intensities=f"percentile:{acdc.UPPER_PERCENTILE:g}",
+                orientation=STORED,
+                size=(height, width),
+                resampling=NEAREST,
+            ),
         },
     )
 
@@ -91,12 +98,14 @@ def _row(volume: Volume, number: int, path: Path, size: tuple[int, int]) -> Row:
     case, frame = volume
     arrays = read_arrays(path, ("image", "label", "scribble"), num_axes=2)
     scribble = class_ids(arrays["scribble"], OWN_UNLABELLED + 1, f"the scribble (4 = unlabelled) of {path}")
+    ids = class_ids(arrays["label"], len(acdc.CLASS_NAMES), f"the label of {path}")
+    drawn = np.where(scribble == OWN_UNLABELLED, np.uint8(UNLABELLED), scribble)
     return Row(
         case_id=case,
         frame=frame,
         slice_index=number,
-        image=acdc.nearest(unit_to_uint8(arrays["image"], f"the image of {path}"), size),
-        mask=acdc.nearest(class_ids(arrays["label"], len(acdc.CLASS_NAMES), f"the label of {path}"), size),
-        scribble=acdc.nearest(np.where(scribble == OWN_UNLABELLED, np.uint8(UNLABELLED), scribble), size),
+        image=base.nearest_pixels(unit_to_uint8(arrays["image"], f"the image of {path}"), size),
+        mask=base.nearest_pixels(ids, size),
+        scribble=base.nearest_pixels(drawn, size),
         group=acdc.group(case),
     )
