@@ -21,6 +21,7 @@ from study.spec import Arm, Data, Replicates, Search, Study
 from tests.unit.trainables import toy_data
 from trainables.annotations import Annotation
 from trainables.protocol import Protocol
+from trainables.store import Store
 from trainables.trainable import StudyTrainable
 
 CLICKS, FULL = "clicks | <b>two</b>", "full"
@@ -96,7 +97,7 @@ def _trained(job: Job, home: Home, folder: Path) -> dict[str, Any]:
         {
             "trial": json.loads(json.dumps(job.trial.to_dict())),
             "key": job.row.key,
-            "folder": str(trial_folder(folder, job.row.key)),
+            "folder": trial_folder(Store.at(folder), job.row.key).uri,
             "cache": str(home.cache),
             "metric": "dice",
             "watch": [],
@@ -116,7 +117,9 @@ def make_home(folder: Path, **changes: Any) -> Home:
     """A home with the study "toy", whose data lie beside it. SIGTERM is left as it was."""
     before = signal.getsignal(signal.SIGTERM)
     patch = pytest.MonkeyPatch()
-    patch.setattr("trainables.samples.draw", lambda *_: None)  # pictures take longer than the training
+    patch.setattr(
+        "trainables.samples.draw", lambda path, *_: path.touch()
+    )  # pictures take longer than the training
     patch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(folder / "ray"))
     try:
         if not (folder / "toy.parquet").exists():
