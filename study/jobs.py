@@ -155,7 +155,7 @@ def check_secrets(uris: Mapping[str, object]) -> None:
     An address with `?options` counts as one with a password, as libpq takes passwords there too.
     """
     for option, variable in masking.OPTIONS.items():
-        if masking.holds_secret(str(uris[option] or "")):
+        if masking.holds_secret(str(uris.get(option) or "")):
             raise UserError(
                 f"{option} of a submitted study must hold no password and no options, which Ray's dashboard "
                 f"would show; set {variable} on the head node before `ray start` and leave it out here."

@@ -28,7 +28,7 @@ def of(folder: StudyFolder, given: str | None) -> Store:
     """
     started = _started_with(folder)
     if given:
-        store = Store.at(given if "://" in given else Path(given).expanduser())
+        store = _named(given)
         if started is not None and store.shown() != Store.at(started).shown():
             raise UserError(_contradiction(folder, started, store))
         return store
@@ -38,6 +38,19 @@ def of(folder: StudyFolder, given: str | None) -> Store:
             f"that address again with {_OPTION}."
         )
     return Store.at(started or folder.path.parent)
+
+
+def _named(text: str) -> Store:
+    """Raises UserError for a path that depends on where the command is given."""
+    if "://" in text:
+        return Store.at(text)
+    path = Path(text).expanduser()
+    if not path.is_absolute():
+        raise UserError(
+            "--storage-path must be an absolute path or an address such as s3://BUCKET/PREFIX, but got "
+            f"{text!r}."
+        )
+    return Store.at(path)
 
 
 def remember(folder: StudyFolder, store: Store) -> None:

@@ -45,6 +45,15 @@ def read(store: Store, name: str, device: torch.device | str, key: str) -> dict[
     return loaded
 
 
+def network(file: str) -> dict[str, Any]:
+    """What the training left in this file that its folder is named by. Raises FileNotFoundError too."""
+    folder, name = Store.of(file)
+    weights = read(folder, name, "cpu", folder.name)
+    if weights is None:
+        raise FileNotFoundError(f"There is no {folder.shown(name)}")
+    return weights
+
+
 def is_whole(store: Store, name: str, key: str) -> bool:
     """Whether `read` would return what was written. Raises StoreAwayError and OSError."""
     content = store.read(name)

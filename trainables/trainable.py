@@ -216,7 +216,8 @@ class StudyTrainable(tune.Trainable):
         trial = Trial.from_dict(self.settings["trial"])
         dataset = self._open_data(trial)
         device = torch.device("cuda" if torch.cuda.is_available() and self._has_gpu() else "cpu")
-        network = self._network_to_start_from()
+        start = self.settings["start"]
+        network = None if start is None else saved.network(start)
         self.training = Training(trial, dataset, device, network=network, interrupted=self._stop_now)
         remove_note(self.store)
         self.store.sweep(CHECKPOINT)
@@ -245,16 +246,6 @@ class StudyTrainable(tune.Trainable):
         if dataset.fingerprint != trial.data.fingerprint:
             raise DataError(f"{trial.data.path} changed while the study ran: its fingerprint differs.")
         return dataset
-
-    def _network_to_start_from(self) -> dict[str, Any] | None:
-        """Raises FileNotFoundError, DamagedError."""
-        if self.settings["start"] is None:
-            return None
-        folder, name = Store.of(self.settings["start"])
-        network = saved.read(folder, name, "cpu", folder.name)
-        if network is None:
-            raise FileNotFoundError(f"There is no {folder.shown(name)}")
-        return network
 
     def _checkpoint(self, device: torch.device) -> dict[str, Any] | None:
         """The trial's own and sound one; a damaged or foreign file is set aside, nothing of it is used."""

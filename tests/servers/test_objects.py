@@ -22,18 +22,17 @@ from tests.ray.test_sigterm import without_time
 from tests.ray.toy import ORDERS, picture
 from tests.servers.conftest import Start
 from tests.servers.objects import BUCKET, ObjectStore
-from tests.servers.test_studies import ended
 
 pytestmark = [
     pytest.mark.servers,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="pip install 'moto[server]'"),
 ]
 
 SIZE = 300_000
 """Bytes of a picture."""
 
-PATIENCE = 300.0
+PATIENCE = 400.0
 """Seconds that anything may take on a busy machine."""
 
 
@@ -66,6 +65,11 @@ def rows(home: Path) -> list[TrialRow]:
 
 def orders(home: Path, text: str) -> None:
     (home / ORDERS).write_text(text)
+
+
+def ended(one: harness.Driver) -> None:
+    """Waits for a driver that must succeed."""
+    assert one.wait(PATIENCE) == 0, one.errors()
 
 
 def refused(one: harness.Driver) -> str:

@@ -117,7 +117,9 @@ def make_home(folder: Path, **changes: Any) -> Home:
     """A home with the study "toy", whose data lie beside it. SIGTERM is left as it was."""
     before = signal.getsignal(signal.SIGTERM)
     patch = pytest.MonkeyPatch()
-    patch.setattr("trainables.samples.draw", lambda *_: None)  # pictures take longer than the training
+    patch.setattr(
+        "trainables.samples.draw", lambda path, *_: path.touch()
+    )  # pictures take longer than the training
     patch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(folder / "ray"))
     try:
         if not (folder / "toy.parquet").exists():

@@ -22,6 +22,7 @@ from tests.unit.study.exporting import CLICKS, FULL, make_home, one_arm
 from tests.unit.trainables.toy_data import protocol
 from trainables import exported, saved
 from trainables.exported import CARD, DESCRIPTION, WEIGHTS
+from trainables.store import Store
 from trainables.trainable import CHECKPOINT
 
 
@@ -47,7 +48,7 @@ def test_takes_the_kept_weights_of_the_best_arms_first_replicate(home: Home, tmp
     best = max(answer.arms, key=lambda arm: arm.mean)
     assert (done.row.arm, done.row.number, done.ranked) == (best.name, 0, True)
     assert "the arm that the answer ranks best" in exporting.sentences(done)[0]
-    training = saved.read(checkpoint_of(home, done.row.key), "cpu", done.row.key)["training"]
+    training = saved.read(*Store.of(checkpoint_of(home, done.row.key)), "cpu", done.row.key)["training"]
     weights = safetensors.torch.load_file(tmp_path / "model" / WEIGHTS)
     assert weights.keys() == training["kept"]["weights"].keys()
     for name, value in training["kept"]["weights"].items():
@@ -59,7 +60,7 @@ def test_the_last_weights_where_none_are_kept(tmp_path: Path) -> None:
     place = make_home(tmp_path, **changes)
     done = exporting.export(place, "toy", tmp_path / "model", arm=FULL, replicate=0)
     assert (done.row.arm, done.row.number, done.ranked) == (FULL, 0, False)
-    training = saved.read(checkpoint_of(place, done.row.key), "cpu", done.row.key)["training"]
+    training = saved.read(*Store.of(checkpoint_of(place, done.row.key)), "cpu", done.row.key)["training"]
     weights = safetensors.torch.load_file(tmp_path / "model" / WEIGHTS)
     assert all(torch.equal(weights[name], value) for name, value in training["net"].items())
 

@@ -39,6 +39,14 @@ def test_a_message_is_shown_without_the_passwords_of_the_environment(monkeypatch
     assert scrubbed("bob:vertraulich was refused", "http://host") == "bob:*** was refused"
 
 
+def test_an_object_store_s_keys_are_secrets(monkeypatch):
+    uri = "s3://KEY:ge%2Fheim@bucket/runs?endpoint_override=host:9000"
+    assert masked(uri) == "s3://***@bucket/runs?***"
+    assert split(["run", "smoke", f"--storage-path={uri}"]) == (["run", "smoke"], {"STUDY_STORAGE_PATH": uri})
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "vertraulich")
+    assert scrubbed("vertraulich and ge/heim", uri) == "*** and ***"
+
+
 def test_a_short_password_does_not_blot_out_the_message():
     assert scrubbed("a table is absent", "http://bob:a@host") == "a table is absent"
 

@@ -6,13 +6,17 @@ import json
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from search_spaces import UserError
 from study import pretraining, storage_path
+from study.engine import BoardError
 from study.home import SPEC, Home, StudyFolder
 from study.pretraining import NETWORK, RESULT, Networks
+from study.ray_adapters import BoardSearcher
 from study.stopping import Orders
 from tests.unit.study.conftest import a_study
 from trainables import saved
@@ -60,6 +64,13 @@ def test_it_is_remembered(folder: StudyFolder, given: str) -> None:
     assert storage_path.of(folder, None) == storage_path.of(folder, given) == store
     assert f"lie in {store.shown()}, but --storage-path names /other; give the first" in refusal(
         folder, "/other"
+    )
+
+
+@pytest.mark.parametrize("given", ["runs", "s3:/bucket/runs"])
+def test_a_path_that_is_not_absolute_is_refused(folder: StudyFolder, given: str) -> None:
+    assert f"must be an absolute path or an address such as s3://BUCKET/PREFIX, but got '{given}'" in refusal(
+        folder, given
     )
 
 
@@ -153,6 +164,33 @@ def test_networks_in_a_store_are_shared_by_homes(
     one.folder("key").write(NETWORK, b"half")
     assert not Networks(tmp_path / "a", far).has("key")
     assert one.folder("key").names() == ["damaged.pt", RESULT]
+
+
+def test_a_store_that_stays_away_ends_the_run_and_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver hears of a lost process and asks the store for the note of it, for as long as it may."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def away(uri: str) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(stores, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    monkeypatch.setattr(stores, "_connected", away)
+    board: Any = SimpleNamespace(stopping=False)
+    searcher = BoardSearcher(board, lambda job: {"folder": SECRET})
+    job: Any = SimpleNamespace()
+    searcher.jobs["trial"] = job
+    with pytest.raises(BoardError) as error:
+        searcher.on_trial_complete("trial", None, error=True)
+    assert isinstance(error.value.error, UserError)
+    assert str(error.value.error) == (
+        "s3://bucket/runs must answer, but did not for 10 minutes (no route to host); every finished trial "
+        "is in the ledger, so bring it back and give the same command again."
+    )
+    assert now > stores.PATIENCE_SECONDS
 
 
 def test_orders_reach_those_who_do_not_see_the_home(tmp_path: Path, far: Store) -> None:
