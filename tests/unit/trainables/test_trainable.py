@@ -28,7 +28,7 @@ from trainables.trial import Trial
 
 FIELDS = {
     "key", "state", "seconds", "curve", "cases", "host", "machine", "reason", "failure", "micro_batches",
-    "trace",
+    "trace", "memory", "gpu_memory",
 }  # fmt: skip
 
 
