@@ -24,7 +24,10 @@ from trainables.stopping import EVERYBODY, LOOK_EVERY, read_note
 from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
 from trainables.trial import Trial
 
-FIELDS = {"key", "state", "seconds", "curve", "cases", "host", "reason", "failure", "micro_batches", "trace"}
+FIELDS = {
+    "key", "state", "seconds", "curve", "cases", "host", "reason", "failure", "memory", "gpu_memory",
+    "micro_batches", "trace",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
