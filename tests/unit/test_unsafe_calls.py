@@ -93,6 +93,7 @@ ALLOWED = {
     # Callbacks of SQLAlchemy, no sockets.
     "study/storage.py": [
         "sqlalchemy.event.listen(storage.engine, 'connect', _quick_and_safe)",
+        "sqlalchemy.event.listen(storage.engine, 'handle_error', _tell_a_full_disk)",
         "sqlalchemy.event.listen(storage.engine, 'handle_error', _tell_outages_apart)",
     ],
     # This program itself, with its own arguments, when one of them holds a password; no shell.
