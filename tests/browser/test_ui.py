@@ -18,10 +18,12 @@ from PIL import Image
 from study import arms as shared
 from study import notes, storage
 from study.home import Home
+from study.ownership import Owner
 from study.results import TrialRow
 from study.service import Listeners
 from study.tracking import Tracker
 from tests.unit.study.conftest import SEARCHED, World, a_study, discrete_arm
+from trainables.store import Store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -37,7 +39,7 @@ class WithPictures(Listeners):
     """Every trial that ends leaves a picture."""
 
     def artifacts(self, row: TrialRow) -> list[tuple[Path, str]]:
-        return [(self.folder / "samples.png", "samples")]
+        return [(Path(self.own.file("samples.png")), "samples")]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracker = Tracker(
         home=home.path, study=study.name, question=study.question, metric="dice", greater_is_better=True,
         tracking_uri=None, spec_json=study.to_json(), dataset=data,
+        owner=Owner(study=study.name, identity="mine", place=str(folder.path), begun=False, known=frozenset),
         arms={arm.name: notes.of_arm(study, arm) for arm in study.arms},
     )  # fmt: skip
     tracker.start([arm.name for arm in study.arms])
     world = World(folder.ledger)
     world.storage = storage.open_storage(folder.path, None)
-    listener = WithPictures(tracker, folder.path)
+    own = Store.at(folder.path)
+    listener = WithPictures(tracker, own, own, folder.path)
     trial_ended = world.workers.trial_ended
     world.workers.trial_started = listener.trial_started  # type: ignore[method-assign]
     world.workers.trial_ended = lambda row: (trial_ended(row), listener.trial_ended(row))  # type: ignore

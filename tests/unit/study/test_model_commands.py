@@ -18,6 +18,7 @@ from PIL import Image
 from study import cli, model_commands, registry
 from study import export as exporting
 from study.home import Home
+from study.ownership import Owner
 from study.mlflow_runs import ENVIRONMENT, Registry
 from study.tracking import Tracker
 from tests.unit.study.exporting import CLICKS, FULL
@@ -105,6 +106,7 @@ def tracked(trained_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Hom
     tracker = Tracker(
         home=home.path, study="toy", question="?", metric="dice", greater_is_better=True,
         tracking_uri=None, spec_json="{}", dataset=dataset,
+        owner=Owner(study="toy", identity="toy", place=str(folder), begun=True, known=frozenset),
     )  # fmt: skip
     tracker.start([CLICKS, FULL])
     tracker.close(30)

@@ -23,4 +23,4 @@ def test_the_note_of_a_study_names_the_metrics_as_mlflow_does():
     note = notes.of_study("Why?", "hd95", greater_is_better=False)
     assert note.startswith("**Why?**\n")
     assert "`test_hd95_low` to `test_hd95_high`" in note
-    assert "`hd95` is the validation value (lowest is best)" in note
+    assert "`hd95` is their validation value (lowest is best)" in " ".join(note.split())

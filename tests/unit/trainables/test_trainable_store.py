@@ -25,6 +25,7 @@ from trainables import saved
 from trainables import store as stores
 from trainables.protocol import Protocol
 from trainables.stopping import EVERYBODY, read_note
+from trainables.gallery import GALLERY
 from trainables.store import Store, StoreAwayError
 from trainables.trainable import CHECKPOINT, SAMPLES, SET_ASIDE
 from trainables.trial import Trial
@@ -51,7 +52,7 @@ def test_another_process_continues(place: Place, far: Store) -> None:
     folder.write(f"{CHECKPOINT}.elsewhere-4711", b"half")
     reports = to_its_end(place.start(trial, folder=folder.uri))
     assert len(reports) == 2
-    assert folder.names() == [CHECKPOINT, SAMPLES]
+    assert folder.names() == [CHECKPOINT, GALLERY, SAMPLES]
     assert folder.read(SAMPLES) == b"drawn"
     assert not place.folder_of(trial).exists()
     assert without_time(reports[-1]) == expected(place, trial)
