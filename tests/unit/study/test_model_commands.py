@@ -18,8 +18,8 @@ from PIL import Image
 from study import cli, model_commands, registry
 from study import export as exporting
 from study.home import Home
-from study.ownership import Owner
 from study.mlflow_runs import ENVIRONMENT, Registry
+from study.ownership import Owner
 from study.tracking import Tracker
 from tests.unit.study.exporting import CLICKS, FULL
 

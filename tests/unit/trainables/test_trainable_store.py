@@ -23,9 +23,9 @@ from tests.unit.trainables.test_trainable import (
 )
 from trainables import saved
 from trainables import store as stores
+from trainables.gallery import GALLERY
 from trainables.protocol import Protocol
 from trainables.stopping import EVERYBODY, read_note
-from trainables.gallery import GALLERY
 from trainables.store import Store, StoreAwayError
 from trainables.trainable import CHECKPOINT, SAMPLES, SET_ASIDE
 from trainables.trial import Trial
