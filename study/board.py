@@ -24,6 +24,7 @@ from study.proposals import Attempt, survives
 from study.results import CaseRow, Ledger, TrialRow
 from study.spec import PRETRAINING, Study
 from study.storage import ArmStore
+from trainables.failures import BUG
 from trainables.trial import DataSource
 
 __all__ = ["ArmBoard", "Board", "Job", "Listener"]
@@ -203,7 +204,10 @@ class Board:
 
         iteration: of the checkpoint that the process left, if that is newer than the last report.
         """
-        if self.losses.note(job.id, failure, max(iteration, job.row.iterations)):
+        if failure == BUG:
+            lines = message.strip().splitlines() or ["its process ended at its start"]
+            self.end(job, {"failure": BUG, "trace": message}, "failed", reason=lines[-1])
+        elif self.losses.note(job.id, failure, max(iteration, job.row.iterations)):
             self.take_back(job)
         else:
             result = {"failure": failure, "trace": message}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainables.failures import NODE_LOST, PREEMPTED, WORKER_LOST
+from trainables.failures import BUG, NODE_LOST, PREEMPTED, WORKER_LOST
 
 RETRIES = 3
 """How often in a row a trial is handed out again that got no further; it goes on from its checkpoint.
@@ -15,19 +15,23 @@ Counted here: Tune gives a trial up at the first loss that falls between two tri
 
 _NODE_IS_GONE = ("node has died", "node was terminated", "node is dead", "NodeDiedError")
 _PREEMPTED = "preempted"
+_RAISED = "because of an error raised in its creation task"
+_AWAY = "StoreAwayError"
 
 Id = tuple[str, str, int]
 """`study.arm_board.Job.id`."""
 
 
 def class_of(message: str, note: Mapping[str, Any] | None) -> str:
-    """The class of a loss.
+    """The class of a loss; a process that an error of ours ended at its start was not lost, that is a BUG.
 
     message: what Ray says of the actor (2.60: a node's death and preemption are told in words);
     note: what the process left that was asked to stop (`trainables.stopping`), None without one.
     """
     if note is not None or _PREEMPTED in message.lower():
         return PREEMPTED
+    if _RAISED in message and _AWAY not in message:
+        return BUG
     return NODE_LOST if any(words in message for words in _NODE_IS_GONE) else WORKER_LOST
 
 

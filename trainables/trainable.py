@@ -100,7 +100,7 @@ class StudyTrainable(tune.Trainable):
         return _packed(result)
 
     def _show_title(self) -> None:
-        """The process, and each call, is named like its trial: in Ray's dashboard, `top` and `nvidia-smi`.
+        """The process is named like its trial: in Ray's dashboard, `top` and `nvidia-smi`.
 
         An actor keeps the name that it was made with, but trains many trials. Ray puts its own title back
         after every call, and of a title with spaces its dashboard shows the first word.
@@ -108,9 +108,6 @@ class StudyTrainable(tune.Trainable):
         if ray.is_initialized():
             name = title(self.settings["job"], self.settings["trial"]["seed"])
             ray._raylet.setproctitle(f"ray::{name}".replace(" ", "\N{NO-BREAK SPACE}"))
-            ray._private.worker.global_worker.core_worker.set_actor_repr_name(
-                name
-            )  # of the calls from now on
 
     def __repr__(self) -> str:
         """What Ray's list of actors shows, once and for all."""

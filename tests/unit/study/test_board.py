@@ -366,3 +366,14 @@ def test_the_ledger_and_the_database_of_a_real_run(tmp_path):
     world.ledger, world.storage = Ledger(tmp_path / "ledger"), open_storage(tmp_path, None)
     assert world.board(study).finished()
     assert {c.case_id for c in world.ledger.cases()} == {"c1"}
+
+
+def test_an_error_at_the_start_of_a_process_is_a_bug_and_is_not_tried_again():
+    world = World()
+    board = world.board(one_arm(trials=3))
+    job = board.suggest()
+    board.lost(job, "bug", message="Traceback\n  File x\nKeyError: 'y'\n")
+    (row,) = [r for r in world.ledger.trials() if r.number == job.number]
+    assert (row.state, row.failure, row.reason) == ("failed", "bug", "KeyError: 'y'")
+    assert "File x" in row.details["trace"]
+    assert board.suggest().number != job.number

@@ -17,6 +17,11 @@ NODE = (
     "health check failed due to missing too many heartbeats"
 )
 DRAINED = "The actor died because its node has died. Node Id: 1f\n\tthe actor's node was preempted: spot"
+RAISED = (
+    "The actor died because of an error raised in its creation task, ray::ResourceTrainable.__init__() (pid=1)\n"
+    '  File "trainable.py", line 60, in setup\n    self._begin(config)\n'
+    "AttributeError: no such thing"
+)
 JOB = ("arm", "search", 0)
 
 
@@ -29,6 +34,8 @@ JOB = ("arm", "search", 0)
         (NODE, None, "node_lost"),
         (NODE, {"iteration": 3}, "preempted"),
         (DRAINED, None, "preempted"),
+        (RAISED, None, "bug"),
+        (RAISED.replace("AttributeError: no", "StoreAwayError: no"), None, "worker_lost"),
     ],
 )
 def test_class_of_a_loss(message: str, note: dict[str, int] | None, expected: str) -> None:
