@@ -115,6 +115,11 @@ class Board:
     def finished(self) -> bool:
         return all(board.finished() for board in self.arms.values())
 
+    def write_when_due(self) -> None:
+        """As `write`, at most once a second; to be called again and again."""
+        for board in self.arms.values():
+            board.store.write_when_due()
+
     def write(self) -> None:
         """Optuna's database says what the ledger says. Raises UserError when it is away for long."""
         for board in self.arms.values():
@@ -122,8 +127,6 @@ class Board:
 
     def suggest(self) -> Job | None:
         """The next job, written down as running; None when nothing may start now."""
-        for board in self.arms.values():
-            board.store.write_when_due()
         while not self.stopping:
             order = sorted(self.arms.values(), key=lambda b: len(b.attempts) + len(b.confirmed))
             jobs = (self._startable(job) for board in order for job in board.candidates())

@@ -15,7 +15,7 @@ from study.proposals import Attempt
 from study.storage import ArmStore
 
 WRITE_EVERY = 1.0
-"""Seconds between two writings; they happen when the board is asked or told something."""
+"""Seconds between two writings, when the board is told something or Tune asks for work."""
 
 
 class LateStore:

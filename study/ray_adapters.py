@@ -45,6 +45,7 @@ class BoardSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         with self._asking_the_board():
+            self.board.write_when_due()
             job = self.board.suggest() if len(self.jobs) < self.slots() else None
             if job is not None:
                 self.jobs[trial_id] = job

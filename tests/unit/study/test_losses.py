@@ -18,7 +18,7 @@ NODE = (
 )
 DRAINED = "The actor died because its node has died. Node Id: 1f\n\tthe actor's node was preempted: spot"
 RAISED = (
-    "The actor died because of an error raised in its creation task, ray::ResourceTrainable.__init__() (pid=1)\n"
+    "The actor died because of an error raised in its creation task, ray::Resource.__init__() (pid=1)\n"
     '  File "trainable.py", line 60, in setup\n    self._begin(config)\n'
     "AttributeError: no such thing"
 )
