@@ -11,7 +11,7 @@ import typer
 from dashboards import tables
 from dashboards.figures import budget_curve
 from search_spaces import UserError, nearest
-from study.conclusion import Answer, build
+from study.conclusion import Answer, of_study
 from study.home import StudyFolder
 from study.results import Ledger
 from study.spec import Study
@@ -45,11 +45,7 @@ def figure(
 
 def answer_of(spec: Study, ledger: Ledger) -> Answer:
     """The answer as far as the ledger goes."""
-    arms = [arm.name for arm in spec.arms]
-    return build(
-        spec.name, spec.metric, arms, spec.compared(), spec.num_replicates, ledger.trials(), ledger.cases(),
-        spec.watch,
-    )  # fmt: skip
+    return of_study(spec, ledger.trials(), ledger.cases())
 
 
 def draw(spec: Study, answer: Answer, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.conclusion import Answer, build
+from study.conclusion import Answer, of_study
 from study.home import StudyFolder
 from study.results import CaseRow, TrialRow
 from study.spec import Study
@@ -29,8 +29,5 @@ def read(folder: StudyFolder) -> Source:
     assert spec is not None  # its caller looked for the study
     ledger = folder.ledger
     trials, cases = tuple(ledger.trials()), tuple(ledger.cases())
-    arms = [arm.name for arm in spec.arms]
-    answer = build(
-        spec.name, spec.metric, arms, spec.compared(), spec.num_replicates, trials, cases, spec.watch
-    )
+    answer = of_study(spec, trials, cases)
     return Source(spec=spec, folder=folder.path, trials=trials, cases=cases, answer=answer)
