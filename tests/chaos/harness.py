@@ -56,7 +56,7 @@ def processes_of(session: int) -> list[Process]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            text = (folder / "stat").read_text()
+            text = (folder / "stat").read_text(errors="replace")  # names are cut after 15 bytes
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -213,8 +213,9 @@ def assert_mlflow_agrees(
     assert statuses == {row.identity: STATUS[row.state] for row in rows}
     for row in rows:
         run_id = by_identity[row.identity].info.run_id
-        steps = [point.step for point in client.get_metric_history(run_id, "dice")]
-        assert sorted(steps) == [int(point["iteration"]) for point in row.curve]
+        points = client.get_metric_history(run_id, "dice")
+        wanted = [int(point["iteration"]) for point in row.curve]
+        assert sorted(point.step for point in points) == wanted, (row.identity, points)
 
 
 def repeated_work(folder: StudyFolder) -> int:
