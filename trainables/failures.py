@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-import torch
-
 from search_spaces import UserError
 
 OUT_OF_MEMORY = "out_of_memory"
@@ -65,6 +63,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _class_of(error: BaseException) -> str | None:
+    import torch  # here: the ledger needs this file, and whoever looks at a study waits for it
+
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error):

@@ -57,7 +57,9 @@ def smoke(home: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_prints_its_answer_and_nothing_of_ray(smoke: subprocess.CompletedProcess[str], home: Path) -> None:
-    assert (smoke.returncode, smoke.stderr) == (0, "")
+    page = home / "smoke" / "report" / "report.html"
+    assert (smoke.returncode, smoke.stderr) == (0, f"Report: {page}\n")
+    assert page.stat().st_size < 5e6
     lines = smoke.stdout.splitlines()
     study = discovery.load("smoke")
     assert lines[0] == study.question

@@ -180,7 +180,7 @@ def test_a_store_that_stays_away_ends_the_run_and_no_trial(monkeypatch: pytest.M
     monkeypatch.setattr(stores, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
     monkeypatch.setattr(stores, "_connected", away)
     board: Any = SimpleNamespace(stopping=False)
-    searcher = BoardSearcher(board, lambda job: {"folder": SECRET})
+    searcher = BoardSearcher(board, lambda job: {"folder": SECRET}, lambda: 1)
     job: Any = SimpleNamespace()
     searcher.jobs["trial"] = job
     with pytest.raises(BoardError) as error:
