@@ -67,8 +67,9 @@ def processes_of(session: int) -> list[Process]:
 
 
 def workers_among(processes: Iterable[Process]) -> list[Process]:
-    """Those that train a trial right now, or could."""
-    return [p for p in processes if re.match(r"ray::(Toy|Resource)", p.name)]
+    """Those that train a trial right now, or could; the real trainable names its process like its trial."""
+    names = ((p, p.name.replace("\N{NO-BREAK SPACE}", " ")) for p in processes)
+    return [p for p, name in names if re.match(r"ray::((Toy|Resource)|.* · seed )", name)]
 
 
 class Driver:

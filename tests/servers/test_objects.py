@@ -152,7 +152,7 @@ def test_a_worker_that_is_killed_goes_on_from_its_object(
     assert taken == [*range(half + again), *range(half, driver.ITERATIONS)]
     assert 10 <= again < half
     names = {name.rpartition("/")[2] for name in store.objects(f"{prefix}/{driver.NAME}/trials")}
-    assert names == {"checkpoint.pt", "samples.png"}
+    assert names == {"checkpoint.pt", "gallery.npz", "samples.png"}
 
 
 def steps(home: Path) -> list[int]:
