@@ -23,11 +23,14 @@ class Source:
     answer: Answer
 
 
-def read(folder: StudyFolder) -> Source:
-    """Reads a started study. Raises UserError for a damaged spec or ledger."""
+def read(folder: StudyFolder, answer: Answer | None = None) -> Source:
+    """Reads a started study; its answer is made unless it has just been.
+
+    Raises UserError for a damaged spec or ledger.
+    """
     spec = folder.frozen()
     assert spec is not None  # its caller looked for the study
     ledger = folder.ledger
     trials, cases = tuple(ledger.trials()), tuple(ledger.cases())
-    answer = of_study(spec, trials, cases)
+    answer = answer or of_study(spec, trials, cases)
     return Source(spec=spec, folder=folder.path, trials=trials, cases=cases, answer=answer)

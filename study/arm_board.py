@@ -11,8 +11,8 @@ from study.late_store import LateStore
 from study.plan import trial_of
 from study.proposals import Attempt, Proposer
 from study.results import TrialRow
+from study.schedule import rung_iterations
 from study.spec import Arm, Study, base_point, protocol_of, search_trials
-from trainables.protocol import Protocol
 from trainables.trial import DataSource, Trial
 
 
@@ -51,13 +51,6 @@ def job_of(
         annotation_seconds=annotation_seconds, started=time.time(), details={"trial": trial.to_dict()},
     )  # fmt: skip
     return Job(arm, phase, number, trial, row)
-
-
-def rung_iterations(protocol: Protocol, rungs: Sequence[float]) -> tuple[int, ...]:
-    """The report points nearest to these fractions of a training; the end is no rung."""
-    points = protocol.report_points()[:-1]
-    wanted = [fraction * protocol.iterations for fraction in rungs]
-    return tuple(sorted({min(points, key=lambda p: abs(p - w)) for w in wanted})) if points else ()
 
 
 def _ended(row: TrialRow) -> Attempt:

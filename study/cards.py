@@ -13,7 +13,7 @@ from rich.text import Text
 
 from search_spaces import HyperParameter, hyper_parameters
 from study import overrides
-from study.proposals import independence
+from study.schedule import independence
 from study.spec import SAMPLERS, Study
 from trainables import discovery
 from trainables.annotations import Annotation

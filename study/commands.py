@@ -118,7 +118,7 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. Everything finished is kept; the same command continues.\n")
         return 1
-    roof.Report(prepared.folder).publish()
+    roof.Report(prepared.folder, answer).publish()
     return 0 if answer.complete else 1
 
 

@@ -29,6 +29,8 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 SQLITE = "sqlite:///"
+DATABASE = "mlflow.db"
+"""In a home, where no address is given."""
 _PAGE, _METRICS_PER_BATCH, _ENTRIES_PER_BATCH = 1000, 900, 100  # together at most 1000 in one request
 
 

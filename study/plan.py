@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces import space_of
-from study.proposals import independence, sampler_name
+from study.schedule import independence, sampler_name
 from study.spec import Arm, Stage, Study, base_point, protocol_of, search_trials
 from trainables import discovery
 from trainables.annotations import cost_seconds

@@ -17,7 +17,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces.to_optuna import distributions
-from study.spec import GP_LIMIT, Arm, Search
+from study.schedule import sampler_name
+from study.spec import Arm, Search
 from trainables.seeds import stable_seed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -38,25 +39,6 @@ class Attempt:
     @property
     def ended(self) -> bool:
         return self.state != "running"
-
-
-def sampler_name(search: Search) -> str:
-    """The sampler that fits the space, where the study leaves the choice: no space here has conditions."""
-    if search.sampler != "auto":
-        return search.sampler
-    return "gp" if search.trials <= GP_LIMIT else "tpe"
-
-
-def independence(search: Search) -> str:
-    """What does not depend on timing, in words. It holds for every sampler: none is ever shown more."""
-    behind = f"trials 0 to n - {search.lookahead}" if search.lookahead > 1 else "the trials before it"
-    once = (
-        f"up to {search.lookahead} trials of an arm at once" if search.lookahead > 1 else "one after another"
-    )
-    return (
-        f"{sampler_name(search)}, {once} (search.lookahead). Proposals and rows are the same whatever runs "
-        f"at once and whichever trial ends first: trial n is proposed and stopped by {behind} alone."
-    )
 
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:

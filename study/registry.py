@@ -14,7 +14,7 @@ from study.delivery import reason_of
 from study.export import Export, facts_of
 from study.home import Home
 from study.masking import masked, scrubbed
-from study.mlflow_runs import ENVIRONMENT, SQLITE, Registry
+from study.mlflow_runs import DATABASE, ENVIRONMENT, SQLITE, Registry
 from trainables import exported
 
 URI = re.compile(r"models:/([^/]+)/([0-9]+)")
@@ -71,7 +71,7 @@ def folder_of(model: str, home: str, tracking_uri: str | None) -> Iterator[Path]
 def _opened(home: Home, tracking_uri: str | None) -> Iterator[Registry]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    uri = tracking_uri or f"{SQLITE}{home.path / 'mlflow.db'}"
+    uri = tracking_uri or f"{SQLITE}{home.path / DATABASE}"
     try:
         yield Registry(uri)
     except UserError:

@@ -18,11 +18,11 @@ from study.home import StudyFolder
 class Report:
     """The report of a study as it stands at this moment. Raises UserError for a damaged ledger."""
 
-    def __init__(self, folder: StudyFolder) -> None:
+    def __init__(self, folder: StudyFolder, answer: Answer | None = None) -> None:
         from dashboards import source
 
         self._default = folder.path / "report"
-        self._source = source.read(folder)
+        self._source = source.read(folder, answer)
 
     @property
     def answer(self) -> Answer:

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 from search_spaces import UserError
-from study import answer as answers
 from study import (
+    addresses,
     conclusion,
     datasets,
     engine,
@@ -27,10 +27,10 @@ from study import (
     ray_probe,
     storage,
     storage_path,
-    stores,
 )
+from study import answer as answers
 from study.answer import Answer
-from study.arm_board import ArmBoard, rung_iterations
+from study.arm_board import ArmBoard
 from study.board import Board
 from study.capacity import Capacity
 from study.console import Screen, introduction
@@ -40,6 +40,7 @@ from study.ownership import Claims, Owner
 from study.pictures import learning_curves
 from study.pretraining import Networks
 from study.results import TrialRow
+from study.schedule import rung_iterations
 from study.segments import full_disk_told
 from study.spec import PRETRAINING, Study
 from study.stopping import stop_on_signal
@@ -155,7 +156,8 @@ class Listeners:
 
     def trial_ended(self, row: TrialRow) -> None:
         self.tracker.trial_ended(row, self.artifacts(row))
-        self._bring_home(row.key)
+        if row.phase == "confirm":
+            self._bring_home(row.key)
         # A search's row says all, and its best is trained anew on fresh seeds; of a pre-training the network
         # alone is needed. What ran out of time was not wrong, and may be looked at.
         if row.phase != "confirm" and row.failure != TIMEOUT:
@@ -218,7 +220,7 @@ def run(
             storage_path.remember(folder, prepared.store)
             claims.make(greater_is_better=study.greater_is_better)
             folder.freeze(study)
-            stores.remember(folder.path, tracker.elsewhere, storage_url)
+            addresses.remember(folder.path, tracker.elsewhere, storage_url)
             console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
             if prepared.store.uri != str(prepared.home.path):
                 console.print(Text(f"Trials and networks: {prepared.store.shown()}"), soft_wrap=True)

@@ -17,7 +17,7 @@ from search_spaces import UserError
 from study import notes
 from study.delivery import Delivery, reason_of
 from study.masking import masked, scrubbed
-from study.mlflow_runs import ENVIRONMENT, SQLITE, Runs, is_trouble
+from study.mlflow_runs import DATABASE, ENVIRONMENT, SQLITE, Runs, is_trouble
 from study.ownership import Owner
 from study.results import TrialRow
 from study.run_format import NOTE, Point, clean, now, run_name
@@ -57,7 +57,7 @@ class Tracker:
         home = home.absolute()
         self.elsewhere = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         """The address that was given, as it stands; None: a file in the home."""
-        uri = self.elsewhere or f"{SQLITE}{home / 'mlflow.db'}"
+        uri = self.elsewhere or f"{SQLITE}{home / DATABASE}"
         self.uri = masked(uri)
         """Where the runs are, without the password."""
         tags = {

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from search_spaces import UserError
-from study import jobs, live, pages, stores
+from study import addresses, jobs, live, pages
 from study.home import SPEC, Home, StudyFolder
 from study.masking import HIDDEN, OPTIONS, holds_secret, masked
+from study.mlflow_runs import DATABASE
 from study.pages import HOST, Page
 
 MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
@@ -46,7 +47,7 @@ def serve(
     search moves in it, and nothing is copied or merged.
     """
     folder = chosen(home, name)
-    kept = stores.remembered(folder.path)
+    kept = addresses.remembered(folder.path)
     tracking = _with_password(tracking_uri or kept.tracking, "--tracking-uri")
     with tempfile.TemporaryDirectory(prefix="study-ui-") as scratch:
         shown = []
@@ -103,7 +104,7 @@ def _port(asked: int | None, usual: int, name: str, say: Say) -> int:
 
 def _mlflow(home: Home, tracking: str, port: int, scratch: Path) -> Page:
     """Raises UserError where the home has no runs."""
-    database = home.path / "mlflow.db"
+    database = home.path / DATABASE
     if not tracking and not database.exists():
         raise UserError(
             f"MLflow's database {database} must be there, but is not: the studies were tracked elsewhere; "

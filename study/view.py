@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from study import usage
-from study.arm_board import rung_iterations
 from study.eta import Running, duration, estimate
 from study.live import Live
 from study.results import TrialRow
+from study.schedule import rung_iterations
 from study.spec import Study, protocol_of, search_trials
 
 MOST_ARMS = 6

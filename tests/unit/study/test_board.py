@@ -8,8 +8,8 @@ import pytest
 
 from search_spaces import UserError
 from study import arms as shared
-from study.arm_board import rung_iterations
 from study.results import Ledger
+from study.schedule import rung_iterations
 from study.spec import Replicates
 from study.storage import open_storage
 from tests.unit.study.conftest import DISCRETE, DIVERGING, SEARCHED, World, a_study, discrete_arm

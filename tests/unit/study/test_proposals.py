@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from study import arms as shared
-from study.proposals import Attempt, Proposer, independence, sampler_name, survives
+from study.proposals import Attempt, Proposer, survives
+from study.schedule import independence, sampler_name
 from study.spec import Search
 from tests.unit.study.conftest import discrete_arm, diverging_arm
 

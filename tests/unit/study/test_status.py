@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -125,3 +127,9 @@ def test_the_classes_of_failures_stand_below_the_table(folder):
     console = Console(record=True, width=80)
     console.print(status.to_table(a_study(), folder))
     assert [line.strip() for line in console.export_text().splitlines()[-3:]] == expected
+
+
+@pytest.mark.parametrize("module", ["study.status", "study.watch", "study.cards", "study.roof"])
+def test_who_looks_waits_for_neither_torch_nor_optuna(module):
+    code = f"import sys, {module}; sys.exit(len({{'ray', 'mlflow', 'optuna', 'torch'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,9 +8,9 @@ import pytest
 
 from search_spaces import UserError
 from study import click_arms, datasets, discovery, plan, studies
-from study.arm_board import rung_iterations
 from study.home import Home
 from study.plan import trial_of
+from study.schedule import rung_iterations
 from study.spec import base_point
 from tests.unit.study.conftest import DATA, a_study
 from trainables import discovery as methods

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from search_spaces import UserError
-from study import live, optuna_ui, pages, stores, ui, usage
+from study import addresses, live, optuna_ui, pages, ui, usage
 from study.home import Home
 from study.live import Live
 from tests.unit.study.conftest import a_study
@@ -151,18 +151,20 @@ def test_mlflow_checks_hosts_and_no_address_is_on_its_command_line(home, tmp_pat
 
 
 def test_the_stores_of_a_study_are_found_again_without_their_passwords(tmp_path):
-    assert stores.remembered(tmp_path) == stores.Stores("", "")
-    stores.remember(tmp_path, None, None)
-    assert stores.remembered(tmp_path) == stores.Stores("", "")
-    stores.remember(tmp_path, "http://tracking:5000", "postgresql://u:secret@db/optuna")
-    assert stores.remembered(tmp_path) == stores.Stores("http://tracking:5000", "postgresql://***@db/optuna")
-    assert "secret" not in (tmp_path / stores.FILE).read_text()
+    assert addresses.remembered(tmp_path) == addresses.Addresses("", "")
+    addresses.remember(tmp_path, None, None)
+    assert addresses.remembered(tmp_path) == addresses.Addresses("", "")
+    addresses.remember(tmp_path, "http://tracking:5000", "postgresql://u:secret@db/optuna")
+    assert addresses.remembered(tmp_path) == addresses.Addresses(
+        "http://tracking:5000", "postgresql://***@db/optuna"
+    )
+    assert "secret" not in (tmp_path / addresses.FILE).read_text()
     with pytest.raises(
         UserError, match=r"whose password is written nowhere; give .* in STUDY_OPTUNA_STORAGE"
     ):
-        ui._with_password(stores.remembered(tmp_path).optuna, "--optuna-storage")
-    (tmp_path / stores.FILE).write_text("{")
-    assert stores.remembered(tmp_path) == stores.Stores("", "")
+        ui._with_password(addresses.remembered(tmp_path).optuna, "--optuna-storage")
+    (tmp_path / addresses.FILE).write_text("{")
+    assert addresses.remembered(tmp_path) == addresses.Addresses("", "")
 
 
 def test_rays_dashboard_is_named_while_a_study_runs(home):

@@ -14,7 +14,7 @@ FILE = "stores.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Stores:
+class Addresses:
     """Addresses; "" stands for the databases of the home, which may be moved, and a password for nothing."""
 
     tracking: str = ""
@@ -23,15 +23,15 @@ class Stores:
 
 def remember(folder: Path, tracking: str | None, optuna: str | None) -> None:
     """Writes the addresses down, atomically; of one that holds a password what may be shown."""
-    kept = Stores(*(masked(one) if holds_secret(one) else one for one in (tracking or "", optuna or "")))
+    kept = Addresses(*(masked(one) if holds_secret(one) else one for one in (tracking or "", optuna or "")))
     temporary = folder / f".{FILE}.{os.getpid()}"
     temporary.write_text(json.dumps(dataclasses.asdict(kept)))
     temporary.replace(folder / FILE)
 
 
-def remembered(folder: Path) -> Stores:
+def remembered(folder: Path) -> Addresses:
     """The databases of the home for a study of an earlier version, and for a file that is damaged."""
     try:
-        return Stores(**json.loads((folder / FILE).read_text()))
+        return Addresses(**json.loads((folder / FILE).read_text()))
     except (OSError, ValueError, TypeError):
-        return Stores()
+        return Addresses()
