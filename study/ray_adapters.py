@@ -114,6 +114,10 @@ class BoardScheduler(FIFOScheduler):
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True
 
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None, for Tune's own order: a choice is given the next process that comes free, and the one that
+        still starts for it is killed, so that short trials would never have more than one."""
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         goes_on = self.searcher.heard(trial.trial_id, result)
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP

@@ -109,6 +109,14 @@ def test_reaches_its_answer_and_stops_bad_trials_early(
     harness.assert_mlflow_agrees(runner.home, list(runner.rows().values()))
 
 
+def test_all_slots_train_although_a_process_takes_long_to_start(runner: Runner) -> None:
+    """Tune gave its trial the next one that came free and killed its own: short trials never had a second."""
+    runner.orders(setup={"statistic/search/0": 1.0}, sleep=0.05)
+    assert runner.run(runner.study()).complete
+    marks = [mark for row in runner.rows().values() for mark in runner.trace(row)]
+    assert len({process for word, _, process in marks if word == "step"}) == min(engine.available_cores(), 2)
+
+
 def test_leaves_no_records_of_tune(undisturbed: tuple[Runner, list[tuple[Any, ...]]]) -> None:
     runner, _ = undisturbed
     folder = Home(runner.home).study(driver.NAME).path

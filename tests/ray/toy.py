@@ -27,7 +27,8 @@ class ToyTrainable(tune.Trainable):
     """Speaks the protocol of `trainables.trainable.StudyTrainable`: payload, own checkpoint, own folder.
 
     The file `toy.json` in the home folder steers it, because a study's definition must not. Its keys, all
-    optional: "sleep" (seconds a report), "end" ({"arm/phase/number": state in which its second step ends}),
+    optional: "sleep" (seconds a report), "setup" ({"arm/phase/number": seconds
+    that a new process takes for it}), "end" ({"arm/phase/number": state in which its second step ends}),
     "samples" (bytes of the pictures that a finished trial leaves),
     "kill" ({"arm/phase/number": how often its process kills itself in the middle of its third step}).
 
@@ -37,6 +38,7 @@ class ToyTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self.begin(config)
+        time.sleep(self.orders.get("setup", {}).get(self.job, 0.0))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.begin(new_config)
