@@ -20,9 +20,10 @@ from tests.chaos.harness import Driver
 from tests.ray import driver
 from tests.ray.conftest import Runner
 from tests.ray.recorded import TermTrainable
+from trainables.left import CHECKPOINT
 from trainables.stopping import read_note
 from trainables.store import Store
-from trainables.trainable import CHECKPOINT, StudyTrainable
+from trainables.trainable import StudyTrainable
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ray import tune
 
+from trainables.left import SAMPLES
 from trainables.store import Store
 
 ORDERS = "toy.json"
@@ -108,8 +109,6 @@ class ToyTrainable(tune.Trainable):
         self.state = "finished" if iteration == points[-1] else "running"
         self.store.write(CHECKPOINT, json.dumps({"curve": self.curve, "state": self.state}).encode())
         if self.state == "finished" and "samples" in self.orders:
-            from trainables.trainable import SAMPLES
-
             self.store.write(SAMPLES, picture(self.config["key"], self.orders["samples"]))
         if self.state == "finished" and self.config["network"] is not None:
             from trainables import saved

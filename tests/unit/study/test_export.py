@@ -22,8 +22,8 @@ from tests.unit.study.exporting import CLICKS, FULL, make_home, one_arm
 from tests.unit.trainables.toy_data import protocol
 from trainables import exported, saved
 from trainables.exported import CARD, DESCRIPTION, WEIGHTS
+from trainables.left import CHECKPOINT
 from trainables.store import Store
-from trainables.trainable import CHECKPOINT
 
 
 @pytest.fixture

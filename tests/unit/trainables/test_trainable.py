@@ -19,11 +19,12 @@ import torch
 from tests.unit.trainables.toy_data import WEAK, protocol, trial_on
 from trainables import gallery, pictures
 from trainables.data.dataset import Dataset
+from trainables.left import CHECKPOINT, SAMPLES
 from trainables.loop import Training
 from trainables.method import IGNORE
 from trainables.stopping import EVERYBODY, LOOK_EVERY, read_note
 from trainables.store import Store
-from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
+from trainables.trainable import StudyTrainable
 from trainables.trial import Trial
 
 FIELDS = {
