@@ -14,7 +14,7 @@ from torch import Tensor
 
 from search_spaces import UserError, nearest
 from study import answer as answers
-from study import datasets, model_card, service, storage_path
+from study import datasets, ending, model_card, storage_path
 from study.answer import Answer, ArmAnswer
 from study.conclusion import confirmations
 from study.home import Home, StudyFolder
@@ -72,7 +72,7 @@ def export(
     folder = home.existing(name)
     study = folder.frozen()
     assert study is not None
-    answer = service.answer_of(study, folder)
+    answer = ending.answer_of(study, folder)
     chosen = _arm(study, answer, arm)
     row = _replicate(chosen.name, folder, replicate)
     place = storage_path.of(folder, location).child(name)

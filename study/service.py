@@ -18,7 +18,6 @@ from rich.text import Text
 from search_spaces import UserError
 from study import (
     addresses,
-    conclusion,
     datasets,
     engine,
     gpu_sharing,
@@ -29,19 +28,16 @@ from study import (
     storage,
     storage_path,
 )
-from study import answer as answers
 from study.answer import Answer
-from study.arm_board import ArmBoard
 from study.board import Board
 from study.capacity import Capacity
 from study.console import Screen, introduction
+from study.ending import TRACKING_PATIENCE, conclude
 from study.engine import Machine
 from study.home import Home, StudyFolder, agree
 from study.listeners import Listeners
 from study.ownership import Claims, Owner
-from study.pictures import learning_curves
 from study.pretraining import Networks
-from study.results import TrialRow
 from study.run_format import Identity
 from study.schedule import rung_iterations
 from study.segments import full_disk_told
@@ -51,15 +47,11 @@ from study.tracking import Tracker
 from study.tracking_process import TrackingProcess
 from study.trial_files import TrialFiles
 from trainables.data.dataset import Dataset
-from trainables.left import CHECKPOINT, SAMPLES
 from trainables.store import Store
 from trainables.trainable import StudyTrainable
 from trainables.trial import DataSource
 
 log = logging.getLogger(__name__)
-
-TRACKING_PATIENCE = 60.0
-"""Seconds that the end of a run waits for MLflow; what it has not taken by then is delivered next time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +168,7 @@ def run(
                 tracker.interrupted()
                 tracker.close(TRACKING_PATIENCE)
                 raise
-            return _conclude(prepared, board, listeners, console)
+            return conclude(board, listeners, folder, console)
 
 
 def _introduce(prepared: Prepared, tracker: TrackingProcess, console: Console) -> None:
@@ -230,58 +222,6 @@ def share_gpus(prepared: Prepared, machine: Machine) -> tuple[Machine, str]:
         prepared.home.cache,
         gpu_sharing.most_at_once(study),
     )
-
-
-def answer_of(study: Study, folder: StudyFolder) -> Answer:
-    """The answer as far as the ledger goes. Reads nothing else."""
-    return conclusion.of_study(study, folder.ledger.trials(), folder.ledger.cases())
-
-
-def _conclude(prepared: Prepared, board: Board, listeners: Listeners, console: Console) -> Answer:
-    study, folder, tracker = prepared.study, prepared.folder, listeners.tracker
-    answer = answer_of(study, folder)
-    report = folder.path / "report"
-    report.mkdir(exist_ok=True)
-    texts = {"answer.json": answers.to_json(answer), "answer.md": answers.to_markdown(answer)}
-    for name, text in texts.items():
-        (report / name).write_text(text)
-    for name, arm in board.arms.items():
-        row = _row_of_selection(arm)
-        if row is not None:
-            _log_selected(name, row, board, listeners, folder.path)
-    tracker.answered(texts, {arm.name: _metrics(arm, study.metric) for arm in answer.arms})
-    tracker.close(TRACKING_PATIENCE)
-    console.print(answers.to_table(answer))
-    return answer
-
-
-def _row_of_selection(arm: ArmBoard) -> TrialRow | None:
-    """The trial that an arm's configuration was selected by: of the search, or else its first replicate."""
-    best = arm.selected()
-    if best is None:
-        return None
-    return arm.rows.get(best.number) or arm.confirmed.get(0)
-
-
-def _log_selected(name: str, row: TrialRow, board: Board, listeners: Listeners, folder: Path) -> None:
-    """The arm's selected configuration: its curve beside its rivals', its checkpoint, its pictures."""
-    arm = board.arms[name]
-    curves = folder / "report" / f"{arm.arm.method}-{row.key}-curves.png"
-    learning_curves(curves, [*arm.rows.values(), *arm.confirmed.values()], board.study.metric)
-    first = next((r for _, r in sorted(arm.confirmed.items()) if r.state == "finished"), None)
-    left = ((CHECKPOINT, "model"), (SAMPLES, "samples"))
-    files = [] if first is None else listeners.files.of(first.key, *left)
-    listeners.tracker.arm_selected(name, row, [(curves, "curves"), *files])
-
-
-def _metrics(arm: answers.ArmAnswer, metric: str) -> dict[str, float]:
-    values = {
-        f"test_{metric}": arm.mean,
-        f"test_{metric}_low": arm.low,
-        f"test_{metric}_high": arm.high,
-        "test_missed_rate": arm.missed_rate,
-    }
-    return {k: float(v) for k, v in values.items() if v is not None and v == v}
 
 
 def _owner(folder: StudyFolder, study: Study, *, begun: bool) -> Owner:
