@@ -71,7 +71,14 @@ class TrackingProcess:
     def start(self, arms: Sequence[str] = ()) -> None:
         """As `Tracker.start`. Raises UserError."""
         self._arms = tuple(arms)
-        self._line.ask("start", self._arms)
+        try:
+            self._line.ask("start", self._arms)
+        except OSError as error:
+            if not self._succeeded():
+                raise UserError(
+                    f"The process that tells MLflow must start, but {SUCCESSORS + 1} of them ended at once; "
+                    f"{self._folder / LOG} says what they printed."
+                ) from error
 
     def reconcile(self, rows: Sequence[TrialRow], artifacts: Callable[[TrialRow], Artifacts]) -> None:
         """As `Tracker.reconcile`; `artifacts` is called in the process."""

@@ -33,7 +33,7 @@ SLOTS = 2
 
 COSTS = {
     "worker": 1, "driver": SLOTS, "raylet": SLOTS, "node": 1, "all": SLOTS,
-    "database": 0, "tracking": 0, "disk": SLOTS,
+    "database": 0, "tracking": 0, "teller": 0, "disk": SLOTS,
 }  # fmt: skip
 """Report intervals that each kind of kill may cost; those of `tests.chaos.kinds`."""
 

@@ -72,6 +72,12 @@ def id_of(one: TrackingProcess) -> int:
     return one._line._process.pid
 
 
+def kill(one: TrackingProcess) -> None:
+    """And wait until its end of the line is closed, too."""
+    one._line._process.kill()
+    one._line._process.wait()
+
+
 def gone(number: int, patience: float = 10.0) -> bool:
     """Whether the process ends within `patience` seconds; a zombie has ended."""
     end = time.monotonic() + patience
@@ -124,13 +130,12 @@ def test_a_lost_one_is_replaced_and_nothing_is_missing(
     told.reconcile([], partial(artifacts_of, tmp_path / "none"))
     told.trial_started(trial(0))
     told.trial_started(trial(1))
-    os.kill(id_of(told), signal.SIGKILL)
-    assert gone(id_of(told))
+    kill(told)
     ledger.append(trial(0, "finished"))
     (tmp_path / "none").write_text("a picture")
     told.trial_ended(ledger[0])
     told.trial_reported("key1", 100, {"dice": 0.1})
-    os.kill(id_of(told), signal.SIGKILL)
+    kill(told)
     told.interrupted()
     told.close(60.0)
     assert caplog.messages == ["The process that tells MLflow was lost (SIGKILL); another goes on."] * 2
@@ -147,7 +152,7 @@ def test_a_study_goes_on_without_it_when_every_successor_is_lost(
     told = process()
     told.start(["points"])
     monkeypatch.setattr(tracking_process, "__name__", "study.no_such_module")
-    os.kill(id_of(told), signal.SIGKILL)
+    kill(told)
     told.trial_started(trial(0))
     told.trial_ended(trial(0, "finished"))
     told.close(1.0)
@@ -156,6 +161,12 @@ def test_a_study_goes_on_without_it_when_every_successor_is_lost(
     assert re.fullmatch(
         r"MLflow is told no more \(.*\); the next run of the study completes it\.", caplog.messages[-1]
     )
+
+
+def test_one_that_cannot_start_is_a_sentence(process: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_process, "__name__", "study.no_such_module")
+    with pytest.raises(UserError, match=r"^The process that tells MLflow must start, .*mlflow\.log says"):
+        process().start(["points"])
 
 
 def test_signals_to_the_whole_group_are_the_drivers(process: Make, tmp_path: Path) -> None:
