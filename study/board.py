@@ -229,10 +229,13 @@ class Board:
         curve = result["curve"]
         job.host = result.get("host", "")
         job.memory, job.gpu_memory = result.get("memory", 0), result.get("gpu_memory", 0)
-        if len(curve) > len(job.row.curve):
+        known = len(job.row.curve)
+        if len(curve) > known:
             job.row = _upto(job.row, curve, self.study.metric)
+        goes_on = job.phase != "search" or self._passes_rungs(job)
+        if len(job.row.curve) > known:  # told last: what lies beyond the rung where it ends is cut off
             self.listener.trial_reported(job.row)
-        return job.phase != "search" or self._passes_rungs(job)
+        return goes_on
 
     def _passes_rungs(self, job: Job) -> bool:
         """Judges every rung that the curve has passed.

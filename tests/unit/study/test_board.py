@@ -251,6 +251,7 @@ def test_a_trial_that_is_heard_of_only_beyond_a_rung_ends_as_it_would_have_there
     assert not board.report(job, {"curve": curve, "state": end})
     board.end(job, {}, "pruned")
     assert (rows_of(world)[1].iterations, rows_of(world)[1].value) == (30, 30 / 1e4)
+    assert world.workers.told[job.row.identity] == [30]  # 40 was trained, but is no part of the study
 
 
 def test_more_trials_go_on_from_the_same_search_and_keep_the_replicates_of_the_same_choice():
