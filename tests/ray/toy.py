@@ -104,7 +104,8 @@ class ToyTrainable(tune.Trainable):
         value += 0.001 * (trial["seed"] % 7)
         seconds = 0.01 * len(self.curve)
         times = {"seconds": seconds, "training_seconds": seconds}
-        self.curve.append({"iteration": iteration, **times, metric: value, "loss_total": 1.0})
+        measured = {"reported": time.time(), **times, metric: value, "loss_total": 1.0}
+        self.curve.append({"iteration": iteration, **measured})
         self.state = "finished" if iteration == points[-1] else "running"
         self.store.write(CHECKPOINT, json.dumps({"curve": self.curve, "state": self.state}).encode())
         if self.state == "finished" and "samples" in self.orders:
