@@ -191,6 +191,8 @@ def test_a_trial_that_kills_every_worker_is_given_up(runner: Runner) -> None:
     assert (row.state, row.failure) == ("failed", "worker_lost")
     assert row.reason == "its process was lost 4 times without getting further"
     assert row.details["losses"] == ["worker_lost"] * 4
+    assert row.iterations == 4  # of its two reports, which the first process made
+    harness.assert_mlflow_agrees(runner.home, list(runner.rows().values()))
     assert "worker process has died" in row.details["trace"]  # what Ray says of it
     assert words(runner, row).count("dies 3") == 1 + RETRIES
     tags = next(run.data.tags for run in tracked(runner.home) if run_of(run) == "full supervision/search/0")
