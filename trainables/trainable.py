@@ -176,7 +176,7 @@ class StudyTrainable(tune.Trainable):
         self.seconds += time.perf_counter() - self.started
         times = {"seconds": self.seconds, "training_seconds": self.training_seconds}
         losses = {f"loss_{name}": term for name, term in terms.items()}
-        self.curve.append({"iteration": until, **times, **values, **losses})
+        self.curve.append({"iteration": until, "reported": time.time(), **times, **values, **losses})
         result = {**self._result("finished" if final else "running"), "cases": cases}
         if final and self.settings["network"] is not None:
             self._leave_network(training, result)

@@ -31,13 +31,16 @@ WITHIN = 10.0
 """Seconds from the signal to the checkpoint that are promised; a step here takes a hundredth of one."""
 
 
+TIMES = ("reported", "seconds", "training_seconds")
+
+
 def the_row(home: Path) -> TrialRow:
     (row,) = Home(home).study(driver.NAME).ledger.trials()
     return row
 
 
 def without_time(row: TrialRow) -> tuple[Any, ...]:
-    curve = [{k: v for k, v in point.items() if "seconds" not in k} for point in row.curve]
+    curve = [{k: v for k, v in point.items() if k not in TIMES} for point in row.curve]
     return row.key, row.state, row.value, row.iterations, curve
 
 
