@@ -151,6 +151,11 @@ def trace_lines(folder: StudyFolder) -> int:
     return sum(path.read_bytes().count(b"\n") for path in traces)
 
 
+def undisturbed_words(folder: StudyFolder) -> str:
+    """All that a run says on stderr when nothing unusual happens: where its page lies."""
+    return f"Report: {folder.path / 'report' / 'report.html'}\n"
+
+
 def essence(rows: list[TrialRow]) -> list[tuple[Any, ...]]:
     """What must not depend on kills."""
     return sorted((r.arm, r.phase, r.number, r.key, r.state, r.value, r.iterations) for r in rows)

@@ -16,7 +16,7 @@ import pytest
 from search_spaces import UserError
 from study import jobs
 from study.home import Home
-from tests.chaos.harness import ROOT, trace_lines, wait_for
+from tests.chaos.harness import ROOT, trace_lines, undisturbed_words, wait_for
 from tests.cluster.nodes import Cluster, free_port
 from tests.cluster.test_nodes import check
 from tests.ray import driver
@@ -79,7 +79,9 @@ def test_submitted_followed_stopped_and_submitted_again(
     assert submit(home, cluster.dashboard).returncode == 0
     followed = study(home, "logs", driver.NAME, "--follow")
     assert (followed.returncode, followed.stderr) == (0, "")
-    assert followed.stdout.splitlines()[-1].startswith("statistic is better than full supervision by")
+    *_, verdict, said = followed.stdout.splitlines(keepends=True)
+    assert verdict.startswith("statistic is better than full supervision by")
+    assert said == undisturbed_words(folder)
     wait_for(lambda: "has answered" in study(home, "status", driver.NAME).stdout, 30, "the end of the job")
     check(home, undisturbed, Counter(driver=1))
 

@@ -13,7 +13,7 @@ import pytest
 from study.home import Home
 from study.results import TrialRow
 from tests.chaos import harness
-from tests.chaos.harness import Driver, essence, wait_for
+from tests.chaos.harness import Driver, essence, undisturbed_words, wait_for
 from tests.cluster.conftest import Start
 from tests.cluster.nodes import PATIENCE, Cluster
 from tests.ray import driver
@@ -38,7 +38,7 @@ def test_two_nodes_answer_as_one_machine(
 ) -> None:
     one = start(home, "run", driver.NAME)
     assert one.wait() == 0, one.errors()
-    assert one.errors() == ""
+    assert one.errors() == undisturbed_words(Home(home).study(driver.NAME))
     check(home, undisturbed, Counter())
 
 
@@ -57,7 +57,7 @@ def test_a_node_is_lost_and_another_joins(
     wait_for(lambda: trained_by(folder.path) & new.pids() or one.process.poll() is not None, 150, "a trial")
     assert one.process.poll() is None, "the study ended before the new node got a trial; give it more sleep"
     assert one.wait() == 0, one.errors()
-    assert one.errors() == ""
+    assert one.errors() == undisturbed_words(folder)
     check(home, undisturbed, Counter(worker=1))
 
 
@@ -78,7 +78,7 @@ def test_a_node_that_joins_is_used_at_once(
     finally:
         cluster.remove(new)
         wait_for(lambda: cluster.alive() == 3, PATIENCE, "the notice of the node's end")
-    assert one.errors() == ""
+    assert one.errors() == undisturbed_words(folder)
     assert at_once(folder.ledger.trials()) == 3
     check(home, undisturbed, Counter())
 

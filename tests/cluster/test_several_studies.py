@@ -11,7 +11,7 @@ import pytest
 
 from study.home import Home
 from tests.chaos import harness
-from tests.chaos.harness import Driver, essence
+from tests.chaos.harness import Driver, essence, undisturbed_words
 from tests.cluster.conftest import Start
 from tests.cluster.test_nodes import at_once, check
 from tests.ray import driver
@@ -43,11 +43,11 @@ def test_two_drivers_share_a_cluster(
     (home / ORDERS).write_text(json.dumps({"sleep": 0.5}))
     first = start(home, "run", driver.NAME, "--max-concurrent", "1")
     second = start(home, *SECOND, "--max-concurrent", "1")
-    for one in (first, second):
-        assert one.wait() == 0, one.errors()
-        assert one.errors() == ""
-    check(home, undisturbed, Counter())
     folders = [Home(home).study(name) for name in (driver.NAME, "second")]
+    for one, folder in zip((first, second), folders, strict=True):
+        assert one.wait() == 0, one.errors()
+        assert one.errors() == undisturbed_words(folder)
+    check(home, undisturbed, Counter())
     rows = [folder.ledger.trials() for folder in folders]
     assert essence(rows[1]) == expected
     harness.assert_ended_once(folders[1])

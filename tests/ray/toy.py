@@ -111,10 +111,15 @@ class ToyTrainable(tune.Trainable):
         measured = {"reported": time.time(), **times, metric: value, "loss_total": 1.0}
         self.curve.append({"iteration": iteration, **measured})
         self.state = "finished" if iteration == points[-1] else "running"
+        if self.state == "finished":
+            self.leave()
         self.store.write(CHECKPOINT, json.dumps({"curve": self.curve, "state": self.state}).encode())
-        if self.state == "finished" and "samples" in self.orders:
+
+    def leave(self) -> None:
+        """What a finished trial leaves, before the checkpoint that calls it finished, like the real one."""
+        if "samples" in self.orders:
             self.store.write(SAMPLES, picture(self.config["key"], self.orders["samples"]))
-        if self.state == "finished" and self.config["network"] is not None:
+        if self.config["network"] is not None:
             from trainables import saved
 
             folder, name = Store.of(self.config["network"])

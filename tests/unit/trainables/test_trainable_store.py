@@ -95,6 +95,22 @@ def test_a_network_is_left_behind_and_started_from(place: Place, far: Store) -> 
     assert f"There is no {far.shown('network.pt')}" in lost["reason"]
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_trial_is_called_finished_last(place: Place, far: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a kill at any moment leaves nothing out: the next process trains the last interval again."""
+    written: list[str] = []
+    write = Store.write
+
+    def remembered(store: Store, name: str, content: bytes | memoryview) -> None:
+        written.append(name)
+        write(store, name, content)
+
+    monkeypatch.setattr(Store, "write", remembered)
+    trial = place.trial(test=True, protocol=Protocol(iterations=2, reports=1))
+    to_its_end(place.start(trial, folder=far.child(trial.key()).uri, network=far.file("network.pt")))
+    assert written == [SAMPLES, GALLERY, "network.json", "network.pt", CHECKPOINT]
+
+
 def test_sigterm_and_orders(place: Place, far: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = place.trial()
     folder = far.child(trial.key())
