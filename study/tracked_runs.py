@@ -34,6 +34,9 @@ Artifacts = Sequence[tuple[Path, str]]
 
 Tags = dict[str, str]
 
+AGAIN = {"study.interrupted": "false", "study.failure": "", "study.reason": ""}
+"""Tags of a trial that was tried again: what ended it before no longer holds."""
+
 
 def _once(
     runs: Runs, kind: str, identity: Callable[[Tags], object], known: Iterable[str]
@@ -158,26 +161,21 @@ class TrialRuns:
         trial = self._trial(row)
         if trial.status != "RUNNING":
             self._runs.resume(trial.run_id)
-            # Tried again, so what ended it before no longer holds.
-            again = {
-                "study.state": row.state,
-                "study.interrupted": "false",
-                "study.failure": "",
-                "study.reason": "",
-            }
-            self._runs.tag(trial.run_id, again)
+            self._runs.tag(trial.run_id, {"study.state": row.state, **AGAIN})
             trial.status, trial.state = "RUNNING", row.state
         self._live[row.key] = row.identity
 
     def report(self, key: str, points: list[Point]) -> None:
-        """Points of the running trial with this key."""
-        self._log_new(self._all()[self._live[key]], points)
+        """Points of the running trial with this key; of one that was not started here its end tells them."""
+        if key in self._live:
+            self._log_new(self._all()[self._live[key]], points)
 
     def end(self, row: TrialRow, artifacts: Artifacts = ()) -> None:
         """Everything the row knows and the run lacks; the status last, for it says that the rest is there."""
         self._note_end(row)
         trial = self._trial(row)
-        self._log_new(trial, points_of(row, self._metric), state_tags(row))
+        again = {} if trial.status == "RUNNING" else AGAIN
+        self._log_new(trial, points_of(row, self._metric), {**again, **state_tags(row)})
         self._runs.attach(trial.run_id, artifacts)
         self._runs.end(trial.run_id, STATUS[row.state], int(1000 * row.finished))
         trial.status, trial.state, trial.logged = STATUS[row.state], row.state, None

@@ -75,6 +75,8 @@ class Tracker:
         self._arms: ArmRuns
         self._trials: TrialRuns
         self._delivery: Delivery | None = None
+        self._over: set[str] = set()
+        """Keys of trials whose end is queued: it tells everything, so what is queued before need not be."""
 
     def start(self, arms: Sequence[str] = ()) -> None:
         """Open MLflow, create or find the experiment and the arms' runs. The one call that waits.
@@ -107,16 +109,24 @@ class Tracker:
 
     def trial_started(self, row: TrialRow) -> None:
         """A new run, or the trial's old one set running again."""
-        self._put(run_name(row), lambda: self._trials.start(row))
+        self._over.discard(row.key)
+        self._put(run_name(row), self._unless_over(row.key, lambda: self._trials.start(row)))
 
     def trial_reported(self, key: str, iteration: int, metrics: Mapping[str, float]) -> None:
         """Points of the started trial with this key; a step that is logged already is skipped."""
         points = points_of_report(metrics, iteration, now())
-        self._put(f"a report of trial {key}", lambda: self._trials.report(key, points))
+        told = self._unless_over(key, lambda: self._trials.report(key, points))
+        self._put(f"a report of trial {key}", told)
 
     def trial_ended(self, row: TrialRow, artifacts: Artifacts = ()) -> None:
         """Complete the run from its row and end it. Artifact files must stay until `close`."""
-        self._put(run_name(row), lambda: self._trials.end(row, artifacts))
+
+        def told() -> None:
+            self._trials.end(row, artifacts)
+            self._over.discard(row.key)
+
+        self._over.add(row.key)
+        self._put(run_name(row), told)
 
     def arm_selected(self, arm: str, row: TrialRow, artifacts: Artifacts = ()) -> None:
         """The configuration that the search chose: tags study.selected.* of the arm, and files."""
@@ -151,6 +161,9 @@ class Tracker:
             _log.warning(
                 "%d events did not reach MLflow at %s within %g s; %s.", left, self.uri, timeout, rest
             )
+
+    def _unless_over(self, key: str, call: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None if key in self._over else call()
 
     def _put(self, subject: str, call: Callable[[], None]) -> None:
         if self._delivery is None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -357,9 +358,11 @@ def offline(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Track
     class Line:
         def __init__(self, client: Any) -> None:
             self.client, self.cut, self.asked = client, False, 0
+            self.names: list[str] = []
 
         def __getattr__(self, name: str) -> Any:
             self.asked += 1
+            self.names.append(name)
             if self.cut:
                 raise ConnectionError("connection refused")
             return getattr(self.client, name)
@@ -388,6 +391,32 @@ def test_an_outage_holds_nobody_up_and_everything_arrives_in_order(
     view = View(home)
     assert view.points(view.trial()) == [(100, 0.25), (200, 0.5)]
     assert view.trial().info.status == "FINISHED"
+
+
+def test_of_trials_that_ended_meanwhile_only_the_end_is_told(
+    home: Path, offline: tuple[Tracker, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    target, line = offline
+    line.cut = True
+    target.arm_selected("points", trial(0, "finished"))  # it waits, and all behind it
+    for number in range(3):
+        target.trial_started(trial(number))
+        report(target, number, 100, 200)
+        if number < 2:
+            target.trial_ended(trial(number, "finished"))
+    while "does not answer" not in caplog.text:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    line.cut, line.names = False, []
+    target.close(PATIENCE)
+    view = View(home)
+    for number in range(3):
+        assert view.points(view.trial(number)) == [(100, 0.25), (200, 0.5)]
+    assert [view.trial(number).info.status for number in range(3)] == ["FINISHED", "FINISHED", "RUNNING"]
+    names = Counter(line.names)
+    # Of an ended trial its parameters and all its points; of the third, parameters and two reports. Besides,
+    # the tags of the selection.
+    assert (names["create_run"], names["log_batch"]) == (3, 2 * 2 + 3 + 1)
 
 
 def test_closing_during_an_outage_ends_and_says_how_much_is_left(
