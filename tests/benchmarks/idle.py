@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -39,4 +42,24 @@ class OneSecond(NoOp):
 
     def step(self) -> dict[str, Any]:
         time.sleep(1.0)
+        return super().step()
+
+
+DIED, AGAIN, FIRST = "died", "again", "first"
+"""Files made at the moments that they name: in the folder of the trial that dies, and beside all folders."""
+
+
+class Mortal(OneSecond):
+    """The fourth trial's process kills itself, once."""
+
+    def step(self) -> dict[str, Any]:
+        folder = Path(self.config["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder.parent / FIRST).exists():
+            (folder.parent / FIRST).touch()
+        if self.config["job"][2] == 3 and self.config["job"][0] == "a":
+            if not (folder / DIED).exists():
+                (folder / DIED).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            (folder / AGAIN).touch()
         return super().step()

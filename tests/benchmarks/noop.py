@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from study.spec import Arm, Replicates, Search, Study, space
 from study.tracking import Tracker
 from study.tracking_process import TrackingProcess
 from study.trial_files import TrialFiles
-from tests.benchmarks.idle import NoOp, OneSecond
+from tests.benchmarks.idle import AGAIN, DIED, FIRST, Mortal, NoOp, OneSecond
 from trainables.annotations import Annotation
 from trainables.protocol import Protocol
 from trainables.store import Store
@@ -50,48 +52,70 @@ def study(trials: int) -> Study:
     )
 
 
-def ours(trials: int, trainable: type = NoOp) -> tuple[float, int, int]:
+class Untold:
+    """In the tracker's place: nothing is tracked."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: None
+
+
+def ours(trials: int, trainable: type = NoOp, *, tracked: bool = True) -> tuple[float, int, int]:
     """Seconds, trials and the driver's peak memory in KiB of a whole run with ledger, Optuna and MLflow."""
     with tempfile.TemporaryDirectory() as room:
-        folder = Path(room) / "noop"
-        folder.mkdir()
-        place = Store.at(folder)
-        definition = study(trials)
-        make = partial(
-            Tracker,
-            home=Path(room), study="noop", question="", metric="dice", greater_is_better=True,
-            tracking_uri=f"sqlite:///{room}/mlflow.db", spec_json="{}",
-            dataset={"name": "none", "fingerprint": "0" * 16, "path": "", "num_images": 0, "num_cases": 0},
-            owner=Owner(study="noop", identity="noop", place=room, begun=False, known=frozenset),
-        )  # fmt: skip
-        with TrackingProcess(make, folder, list) as tracker:
-            tracker.start([arm.name for arm in definition.arms])
-            board = Board(
-                definition,
-                storage=storage.open_storage(folder, None),
-                ledger=Ledger(folder / "ledger"),
-                data=DataSource(path="none", fingerprint="none"),
-                class_names=("background", "target"),
-                annotation_seconds={arm.name: 0.0 for arm in definition.arms},
-                listener=Listeners(tracker, TrialFiles(place, folder), place),
-                networks=Networks(Path(room) / "pretrained"),
-            )
-            machine, slots = engine.connect(Machine())
-            started = time.perf_counter()
-            try:
-                engine.run(board, machine, slots, folder, place=place, trainable=trainable)
-                tracker.close(300.0)
-                seconds = time.perf_counter() - started
-            finally:
-                engine.disconnect()
-        count = sum(len(arm.rows) + len(arm.confirmed) for arm in board.arms.values())
-        return seconds, count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return _run(Path(room) / "noop", trials, trainable, tracked)
+
+
+def _run(folder: Path, trials: int, trainable: type, tracked: bool = True) -> tuple[float, int, int]:
+    room = str(folder.parent)
+    folder.mkdir()
+    place = Store.at(folder)
+    definition = study(trials)
+    make = partial(
+        Tracker,
+        home=Path(room), study="noop", question="", metric="dice", greater_is_better=True,
+        tracking_uri=f"sqlite:///{room}/mlflow.db", spec_json="{}",
+        dataset={"name": "none", "fingerprint": "0" * 16, "path": "", "num_images": 0, "num_cases": 0},
+        owner=Owner(study="noop", identity="noop", place=room, begun=False, known=frozenset),
+    )  # fmt: skip
+    with TrackingProcess(make, folder, list) if tracked else nullcontext(Untold()) as tracker:
+        tracker.start([arm.name for arm in definition.arms])
+        board = Board(
+            definition,
+            storage=storage.open_storage(folder, None),
+            ledger=Ledger(folder / "ledger"),
+            data=DataSource(path="none", fingerprint="none"),
+            class_names=("background", "target"),
+            annotation_seconds={arm.name: 0.0 for arm in definition.arms},
+            listener=Listeners(tracker, TrialFiles(place, folder), place),
+            networks=Networks(Path(room) / "pretrained"),
+        )
+        machine, slots = engine.connect(Machine())
+        started = time.perf_counter()
+        try:
+            engine.run(board, machine, slots, folder, place=place, trainable=trainable)
+            tracker.close(300.0)
+            seconds = time.perf_counter() - started
+        finally:
+            engine.disconnect()
+    count = sum(len(arm.rows) + len(arm.confirmed) for arm in board.arms.values())
+    return seconds, count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def over_ideal(trials: int) -> list[float]:
     """Seconds of a run of one-second trials on all slots over the seconds that the trials alone take."""
     seconds, count, _ = ours(trials, OneSecond)
     return [seconds * engine.available_cores() / count]
+
+
+def recovery(trials: int) -> list[float]:
+    """Seconds from a worker's death to its trial's next step; from the start of a driver to the first."""
+    with tempfile.TemporaryDirectory() as room:
+        folder = Path(room) / "noop"
+        began = time.time()
+        _run(folder, trials, Mortal)
+        (died,) = folder.glob(f"trials/*/{DIED}")
+        moments = [path.stat().st_mtime for path in (died, died.with_name(AGAIN), folder / "trials" / FIRST)]
+        return [moments[1] - moments[0], moments[2] - began]
 
 
 def stock(trials: int) -> tuple[float, int]:

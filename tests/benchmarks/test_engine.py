@@ -64,3 +64,16 @@ def test_a_large_study_is_taken_up_and_looked_at(
 def test_what_lies_between_trials(benchmark: Any, ratio: Callable[[str, float, str], None]) -> None:
     over = benchmark.pedantic(measured, ("over_ideal", 200), rounds=1)[0]
     ratio("200 one-second trials on all slots, wall seconds over the ideal", over, "<= 1.05")
+
+
+def test_what_tracking_costs(benchmark: Any, ratio: Callable[[str, float, str], None]) -> None:
+    tracked = benchmark.pedantic(measured, ("ours", "100, noop.OneSecond"), rounds=1)[0]
+    untracked = measured("ours", "100, noop.OneSecond, tracked=False")[0]
+    ratio("100 one-second trials, wall seconds tracked by MLflow over not", tracked / untracked, "<= 1.02")
+
+
+def test_a_lost_worker_is_replaced(benchmark: Any, ratio: Callable[[str, float, str], None]) -> None:
+    again, first = benchmark.pedantic(measured, ("recovery", 12), rounds=1)
+    ratio("from a worker's death to its trial's next step, over a driver's start to its first step",
+          again / first, "-")  # fmt: skip
+    ratio("seconds from a worker's death to its trial's next step", again, "-")

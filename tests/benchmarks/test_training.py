@@ -18,10 +18,12 @@ from study.home import Home
 from study.results import Ledger
 from study.spec import Data
 from tests.benchmarks.measure import interleaved, stepper
-from trainables import trainable
+from trainables import saved
 from trainables.annotations import Annotation
+from trainables.left import CHECKPOINT
 from trainables.loop import Training
 from trainables.protocol import Protocol
+from trainables.store import Store
 from trainables.trial import Trial
 
 pytestmark = pytest.mark.timeout(1800)
@@ -90,10 +92,10 @@ def test_checkpoint_cost_per_interval(
     training = Training(trial, dataset, torch.device("cpu"))
     training.advance(1)
     until = trial.protocol.report_points()[0]
-    path = tmp_path / "checkpoint.pt"
+    store = Store.at(tmp_path)
 
     def write() -> None:
-        trainable._write(path, {"training": training.state_dict(), "result": {}})
+        saved.write(store, CHECKPOINT, {"training": training.state_dict(), "result": {}}, "key")
 
     started = time.perf_counter()
     training.advance(until)
