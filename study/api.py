@@ -172,6 +172,7 @@ class StoredStudy:
         One row a report of a trial. Columns:
             arm, phase, number, state, in_answer, seed, key: as in `trials()`.
             iteration: training steps done at the report.
+            reported: UTC; NaT in ledgers of before that was kept.
         and what was measured there: the validation metric under its name, seconds and training_seconds since
         the start of the trial, loss_total and the terms of the loss (means since the last report).
         """

@@ -71,6 +71,8 @@ class Board:
         }
         self.running: dict[tuple[str, str, int], Job] = {}
         self.losses = Losses()
+        self._heard: dict[tuple[str, str, int], list[dict[str, float]]] = {}
+        """By id, the curves of jobs that were taken back."""
         self.stopping = False
         self._reconcile(rows)
 
@@ -156,6 +158,8 @@ class Board:
         return job_of(PRETRAINING, "pretrain", number, start, parameters={}, annotation_seconds=0.0)
 
     def _started(self, job: Job) -> Job:
+        if heard := self._heard.pop(job.id, None):  # it stands, though no other process may get as far
+            job.row = _upto(job.row, heard, self.study.metric)
         self.ledger.append(job.row)
         self.running[job.id] = job
         self.listener.trial_started(job.row)
@@ -219,6 +223,7 @@ class Board:
     def take_back(self, job: Job) -> None:
         """`suggest` gives the job out again, and it continues from its checkpoint."""
         self.running.pop(job.id, None)
+        self._heard[job.id] = job.row.curve
         if job.phase == "pretrain":
             self.pretraining.end(job.row.key)
         else:
@@ -229,10 +234,13 @@ class Board:
         curve = result["curve"]
         job.host = result.get("host", "")
         job.memory, job.gpu_memory = result.get("memory", 0), result.get("gpu_memory", 0)
-        if len(curve) > len(job.row.curve):
+        known = len(job.row.curve)
+        if len(curve) > known:
             job.row = _upto(job.row, curve, self.study.metric)
+        goes_on = job.phase != "search" or self._passes_rungs(job)
+        if len(job.row.curve) > known:  # told last: what lies beyond the rung where it ends is cut off
             self.listener.trial_reported(job.row)
-        return job.phase != "search" or self._passes_rungs(job)
+        return goes_on
 
     def _passes_rungs(self, job: Job) -> bool:
         """Judges every rung that the curve has passed.

@@ -30,6 +30,7 @@ from study.masking import holds_secret
 from study.pretraining import NETWORK
 from study.segments import CONTINUES, DiskFullError
 from study.stopping import Orders, end_now, stop_on_signal
+from study.trial_files import trial_folder
 from trainables.failures import DISK_FULL
 from trainables.metrics import METRICS
 from trainables.store import Store
@@ -222,11 +223,6 @@ def run(
     finally:
         orders.end()
     shutil.rmtree(scratch, ignore_errors=True)
-
-
-def trial_folder(place: Store, key: str) -> Store:
-    """Where a trial's checkpoint and pictures lie."""
-    return place.child("trials", key)
 
 
 def _trial_name(trial: Any) -> str:

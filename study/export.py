@@ -14,20 +14,21 @@ from torch import Tensor
 
 from search_spaces import UserError, nearest
 from study import answer as answers
-from study import datasets, engine, model_card, service, storage_path
+from study import datasets, ending, model_card, storage_path
 from study.answer import Answer, ArmAnswer
 from study.conclusion import confirmations
 from study.home import Home, StudyFolder
 from study.places import appear, draft_for, refuse_existing
 from study.results import TrialRow
 from study.spec import Study
+from study.trial_files import trial_folder
 from trainables import conversions, exported, saved
 from trainables.data import preparation
 from trainables.data.dataset import Dataset
 from trainables.exported import Description
+from trainables.left import CHECKPOINT
 from trainables.metrics import is_better
 from trainables.store import Store, StoreAwayError
-from trainables.trainable import CHECKPOINT
 from trainables.trial import NUMERICS, Trial
 
 DATASET_FACTS = ("licence", "redistribution", "source", "citation", "modality", "orientation", "resize")
@@ -71,11 +72,11 @@ def export(
     folder = home.existing(name)
     study = folder.frozen()
     assert study is not None
-    answer = service.answer_of(study, folder)
+    answer = ending.answer_of(study, folder)
     chosen = _arm(study, answer, arm)
     row = _replicate(chosen.name, folder, replicate)
     place = storage_path.of(folder, location).child(name)
-    weights = _weights(engine.trial_folder(place, row.key), row.key)
+    weights = _weights(trial_folder(place, row.key), row.key)
     dataset = _data(study, home, row)
     about = describe(study, row, dataset)
     own = _of_replicate(study, folder, row)

@@ -47,7 +47,7 @@ TRIALS = {
 }  # fmt: skip
 CURVES = {
     "arm": TEXT, "phase": TEXT, "number": COUNT, "state": TEXT, "in_answer": FLAG, "seed": COUNT, "key": TEXT,
-    "iteration": COUNT,
+    "iteration": COUNT, "reported": TIME,
 }  # fmt: skip
 
 

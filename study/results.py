@@ -51,7 +51,7 @@ class TrialRow:
     reason: str = ""
     """Why a trial was pruned, diverged or failed."""
     curve: list[dict[str, float]] = field(default_factory=list)
-    """One mapping per report, each with "iteration"."""
+    """One mapping per report, each with "iteration" and "reported" (Unix time; not in early ledgers)."""
     started: float = 0.0
     """Unix time in seconds, as `finished`."""
     finished: float = 0.0

@@ -20,6 +20,9 @@ LONGEST_NAME, LONGEST_PARAMETER, LONGEST_TAG, LONGEST_DIGEST = 250, 6000, 8000, 
 NOTE = "mlflow.note.content"
 """The tag that MLflow's UI shows as a description."""
 
+REPORTED = "reported"
+"""In a report of a curve: the Unix time in seconds at which it was made."""
+
 Identity = tuple[str, str, int, str]
 """`TrialRow.identity`."""
 
@@ -32,7 +35,8 @@ class Point:
     value: float
     step: int
     milliseconds: int
-    """Unix time. Fixed when the point is made: sent twice, it is still one point."""
+    """Unix time. MLflow takes a point with another time for another point: whoever sends one, whenever, and
+    even if an earlier request with it is carried out only then, gives it the time that it has by itself."""
 
 
 def now() -> int:
@@ -108,22 +112,30 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def points_of(row: TrialRow, metric: str) -> list[Point]:
     """The curve and, at the last iteration, the value and the costs of a trial that has ended.
 
-    Reports are spread evenly over the trial's time, for the ledger does not keep when each was made.
+    Reports of earlier versions, which do not say when they were made, are spread evenly over its time.
     """
     span = row.finished - row.started
-    points = []
+    points: list[Point] = []
     for report in row.curve:
         step = int(report["iteration"])
         moment = int(1000 * (row.started + span * min(step / max(row.iterations, 1), 1.0)))
-        for name, value in report.items():
-            if name != "iteration":
-                points.append(Point(clean(name), float(value), step, moment))
+        points += points_of_report(report, step, moment)
     ended = {"seconds": row.seconds, "annotation_seconds": row.annotation_seconds}
     if row.value is not None:
         ended[metric] = row.value
     moment = int(1000 * row.finished)
     return points + [
         Point(clean(name), float(value), row.iterations, moment) for name, value in ended.items()
+    ]
+
+
+def points_of_report(report: Mapping[str, float], step: int, otherwise: int) -> list[Point]:
+    """What one report measured, at the time that it names, or else at `otherwise` (milliseconds)."""
+    moment = int(1000 * report[REPORTED]) if REPORTED in report else otherwise
+    return [
+        Point(clean(name), float(value), step, moment)
+        for name, value in report.items()
+        if name not in ("iteration", REPORTED)
     ]
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.text import Text
 
 from search_spaces import UserError
 from study import (
     addresses,
-    conclusion,
     datasets,
     engine,
     gpu_sharing,
@@ -28,34 +28,30 @@ from study import (
     storage,
     storage_path,
 )
-from study import answer as answers
 from study.answer import Answer
-from study.arm_board import ArmBoard
 from study.board import Board
 from study.capacity import Capacity
 from study.console import Screen, introduction
+from study.ending import TRACKING_PATIENCE, conclude
 from study.engine import Machine
 from study.home import Home, StudyFolder, agree
+from study.listeners import Listeners
 from study.ownership import Claims, Owner
-from study.pictures import learning_curves
 from study.pretraining import Networks
-from study.results import TrialRow
+from study.run_format import Identity
 from study.schedule import rung_iterations
 from study.segments import full_disk_told
 from study.spec import PRETRAINING, Study
 from study.stopping import stop_on_signal
 from study.tracking import Tracker
+from study.tracking_process import TrackingProcess
+from study.trial_files import TrialFiles
 from trainables.data.dataset import Dataset
-from trainables.failures import TIMEOUT
-from trainables.gallery import GALLERY
-from trainables.store import Store, StoreAwayError
-from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
+from trainables.store import Store
+from trainables.trainable import StudyTrainable
 from trainables.trial import DataSource
 
 log = logging.getLogger(__name__)
-
-TRACKING_PATIENCE = 60.0
-"""Seconds that the end of a run waits for MLflow; what it has not taken by then is delivered next time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,66 +123,6 @@ def prepare(study: Study, home: Home, location: str | None = None) -> Prepared:
     )
 
 
-class Listeners:
-    """Passes on what the board wrote down: to MLflow, and to the disk as pictures and freed checkpoints.
-
-    place: where the study's trials leave their files; own: the study's folder in the home, perhaps the same.
-    room: a folder for what MLflow takes from a place that is none; there until the tracker is closed.
-    """
-
-    def __init__(self, tracker: Tracker, place: Store, own: Store, room: Path) -> None:
-        self.tracker, self.place, self.own, self.room = tracker, place, own, room
-
-    def trial_started(self, row: TrialRow) -> None:
-        self.tracker.trial_started(row)
-
-    def trial_reported(self, row: TrialRow) -> None:
-        point = dict(row.curve[-1])
-        self.tracker.trial_reported(row.key, int(point.pop("iteration")), point)
-
-    def artifacts(self, row: TrialRow) -> list[tuple[Path, str]]:
-        """What a trial that has ended left beside its row."""
-        return self.files(row.key, (SAMPLES, "samples"))
-
-    def files(self, key: str, *wanted: tuple[str, str]) -> list[tuple[Path, str]]:
-        """Those of a trial's files that are there, each as a path, and what MLflow calls its folder."""
-        folder = engine.trial_folder(self.place, key)
-        found = [(_as_path(folder, name, self.room / key), where) for name, where in wanted]
-        return [(path, where) for path, where in found if path is not None]
-
-    def trial_ended(self, row: TrialRow) -> None:
-        self.tracker.trial_ended(row, self.artifacts(row))
-        if row.phase == "confirm":
-            self._bring_home(row.key)
-        # A search's row says all, and its best is trained anew on fresh seeds; of a pre-training the network
-        # alone is needed. What ran out of time was not wrong, and may be looked at.
-        if row.phase != "confirm" and row.failure != TIMEOUT:
-            with contextlib.suppress(OSError, StoreAwayError):
-                engine.trial_folder(self.place, row.key).hasty().delete(CHECKPOINT)
-
-    def _bring_home(self, key: str) -> None:
-        """The report's pictures, where trials leave them elsewhere: its readers have the home alone."""
-        theirs, own = engine.trial_folder(self.place, key), engine.trial_folder(self.own, key)
-        if theirs.uri != own.uri:
-            with contextlib.suppress(OSError, StoreAwayError):
-                pictures = theirs.hasty().read(GALLERY)
-                if pictures is not None:
-                    own.write(GALLERY, pictures)
-
-
-def _as_path(folder: Store, name: str, room: Path) -> Path | None:
-    """The file itself, or a copy of it in `room`; None where there is none."""
-    if folder.is_local:
-        path = Path(folder.file(name))
-        return path if path.exists() else None
-    content = folder.read(name)
-    if content is None:
-        return None
-    room.mkdir(parents=True, exist_ok=True)
-    (room / name).write_bytes(content)
-    return room / name
-
-
 def run(
     prepared: Prepared,
     machine: Machine,
@@ -209,39 +145,49 @@ def run(
         frozen = folder.frozen()
         if frozen is not None:
             agree(frozen, study)
-        memory = storage.open_storage(folder.path, storage_url)
         owner = _owner(folder, study, begun=frozen is not None)
-        # A database in the folder is the folder's; of another nothing is taken before MLflow agrees, too.
-        claims = Claims(memory, owner, [arm.name for arm in study.arms] if storage_url else [])
-        claims.check()
-        tracker = _tracker(prepared, tracking_uri, owner)
-        tracker.start([*([PRETRAINING] if study.pretraining else []), *(arm.name for arm in study.arms)])
-        try:
-            storage_path.remember(folder, prepared.store)
-            claims.make(greater_is_better=study.greater_is_better)
-            folder.freeze(study)
-            addresses.remember(folder.path, tracker.elsewhere, storage_url)
-            console.print(introduction(study, str(folder.path), tracker.uri), soft_wrap=True)
-            if prepared.store.uri != str(prepared.home.path):
-                console.print(Text(f"Trials and networks: {prepared.store.shown()}"), soft_wrap=True)
-            listeners = Listeners(tracker, prepared.place, Store.at(folder.path), Path(room))
-            board = Board(
-                study,
-                storage=memory,
-                ledger=folder.ledger,
-                data=prepared.data,
-                class_names=prepared.dataset.class_names,
-                annotation_seconds=prepared.annotation_seconds,
-                listener=listeners,
-                networks=prepared.networks(),
-            )
-            tracker.reconcile(folder.ledger.trials(), listeners.artifacts)
-            _work(prepared, board, machine, console, trainable)
-        except BaseException:
-            tracker.interrupted()
-            tracker.close(TRACKING_PATIENCE)
-            raise
-        return _conclude(prepared, board, listeners, console)
+        with _tracker(prepared, tracking_uri, owner) as tracker:
+            memory = storage.open_storage(folder.path, storage_url)
+            # A database in the folder is the folder's; of another nothing is taken before MLflow agrees, too.
+            claims = Claims(memory, owner, [arm.name for arm in study.arms] if storage_url else [])
+            claims.check()
+            arms = [*([PRETRAINING] if study.pretraining else []), *(arm.name for arm in study.arms)]
+            tracker.start(arms)
+            try:
+                storage_path.remember(folder, prepared.store)
+                claims.make(greater_is_better=study.greater_is_better)
+                folder.freeze(study)
+                addresses.remember(folder.path, tracker.elsewhere, storage_url)
+                _introduce(prepared, tracker, console)
+                files = TrialFiles(prepared.place, Path(room))
+                listeners = Listeners(tracker, files, Store.at(folder.path))
+                board = _board(prepared, memory, listeners)
+                tracker.reconcile(folder.ledger.trials(), files.artifacts)
+                _work(prepared, board, machine, console, trainable)
+            except BaseException:
+                tracker.interrupted()
+                tracker.close(TRACKING_PATIENCE)
+                raise
+            return conclude(board, listeners, folder, console)
+
+
+def _introduce(prepared: Prepared, tracker: TrackingProcess, console: Console) -> None:
+    console.print(introduction(prepared.study, str(prepared.folder.path), tracker.uri), soft_wrap=True)
+    if prepared.store.uri != str(prepared.home.path):
+        console.print(Text(f"Trials and networks: {prepared.store.shown()}"), soft_wrap=True)
+
+
+def _board(prepared: Prepared, memory: BaseStorage, listeners: Listeners) -> Board:
+    return Board(
+        prepared.study,
+        storage=memory,
+        ledger=prepared.folder.ledger,
+        data=prepared.data,
+        class_names=prepared.dataset.class_names,
+        annotation_seconds=prepared.annotation_seconds,
+        listener=listeners,
+        networks=prepared.networks(),
+    )
 
 
 def _work(prepared: Prepared, board: Board, machine: Machine, console: Console, trainable: type) -> None:
@@ -278,69 +224,21 @@ def share_gpus(prepared: Prepared, machine: Machine) -> tuple[Machine, str]:
     )
 
 
-def answer_of(study: Study, folder: StudyFolder) -> Answer:
-    """The answer as far as the ledger goes. Reads nothing else."""
-    return conclusion.of_study(study, folder.ledger.trials(), folder.ledger.cases())
-
-
-def _conclude(prepared: Prepared, board: Board, listeners: Listeners, console: Console) -> Answer:
-    study, folder, tracker = prepared.study, prepared.folder, listeners.tracker
-    answer = answer_of(study, folder)
-    report = folder.path / "report"
-    report.mkdir(exist_ok=True)
-    texts = {"answer.json": answers.to_json(answer), "answer.md": answers.to_markdown(answer)}
-    for name, text in texts.items():
-        (report / name).write_text(text)
-    for name, arm in board.arms.items():
-        row = _row_of_selection(arm)
-        if row is not None:
-            _log_selected(name, row, board, listeners, folder.path)
-    tracker.answered(texts, {arm.name: _metrics(arm, study.metric) for arm in answer.arms})
-    tracker.close(TRACKING_PATIENCE)
-    console.print(answers.to_table(answer))
-    return answer
-
-
-def _row_of_selection(arm: ArmBoard) -> TrialRow | None:
-    """The trial that an arm's configuration was selected by: of the search, or else its first replicate."""
-    best = arm.selected()
-    if best is None:
-        return None
-    return arm.rows.get(best.number) or arm.confirmed.get(0)
-
-
-def _log_selected(name: str, row: TrialRow, board: Board, listeners: Listeners, folder: Path) -> None:
-    """The arm's selected configuration: its curve beside its rivals', its checkpoint, its pictures."""
-    arm = board.arms[name]
-    curves = folder / "report" / f"{arm.arm.method}-{row.key}-curves.png"
-    learning_curves(curves, [*arm.rows.values(), *arm.confirmed.values()], board.study.metric)
-    first = next((r for _, r in sorted(arm.confirmed.items()) if r.state == "finished"), None)
-    left = ((CHECKPOINT, "model"), (SAMPLES, "samples"))
-    files = [] if first is None else listeners.files(first.key, *left)
-    listeners.tracker.arm_selected(name, row, [(curves, "curves"), *files])
-
-
-def _metrics(arm: answers.ArmAnswer, metric: str) -> dict[str, float]:
-    values = {
-        f"test_{metric}": arm.mean,
-        f"test_{metric}_low": arm.low,
-        f"test_{metric}_high": arm.high,
-        "test_missed_rate": arm.missed_rate,
-    }
-    return {k: float(v) for k, v in values.items() if v is not None and v == v}
-
-
 def _owner(folder: StudyFolder, study: Study, *, begun: bool) -> Owner:
     return Owner(
         study=study.name,
         identity=folder.identity(),
         place=f"{platform.node()}:{folder.path}",
         begun=begun,
-        known=lambda: frozenset(row.identity for row in folder.ledger.trials()),
+        known=partial(_identities, folder),
     )
 
 
-def _tracker(prepared: Prepared, uri: str | None, owner: Owner) -> Tracker:
+def _identities(folder: StudyFolder) -> frozenset[Identity]:
+    return frozenset(row.identity for row in folder.ledger.trials())
+
+
+def _tracker(prepared: Prepared, uri: str | None, owner: Owner) -> TrackingProcess:
     study, dataset = prepared.study, prepared.dataset
     description: dict[str, Any] = {
         "name": dataset.name,
@@ -349,7 +247,8 @@ def _tracker(prepared: Prepared, uri: str | None, owner: Owner) -> Tracker:
         "num_images": dataset.num_images,
         "num_cases": len(set(dataset.case_ids)),
     }
-    return Tracker(
+    make = partial(
+        Tracker,
         home=prepared.home.path,
         study=study.name,
         question=study.question,
@@ -361,3 +260,4 @@ def _tracker(prepared: Prepared, uri: str | None, owner: Owner) -> Tracker:
         owner=owner,
         arms={arm.name: notes.of_arm(study, arm) for arm in study.arms},
     )
+    return TrackingProcess(make, prepared.folder.path, prepared.folder.ledger.trials)

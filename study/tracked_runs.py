@@ -101,8 +101,13 @@ class ArmRuns:
         self._runs.replace_tags(run_id, prefix, tags)
         self._runs.attach(run_id, artifacts)
 
-    def answer(self, texts: Mapping[str, str], metrics: Mapping[str, Mapping[str, float]]) -> None:
-        """Texts on every arm, metrics on their own; all FINISHED. A changed value is the next step."""
+    def answer(
+        self, texts: Mapping[str, str], metrics: Mapping[str, Mapping[str, float]], moment: int
+    ) -> None:
+        """Texts on every arm, metrics on their own; all FINISHED. A changed value is the next step.
+
+        moment: from when the answer is, the same whenever it is given (see `Point.milliseconds`).
+        """
         for arm in {**self.ids, **metrics}:
             run_id = self.run_of(arm)
             for name, text in texts.items():
@@ -111,7 +116,7 @@ class ArmRuns:
             for metric, value in metrics.get(arm, {}).items():
                 last = self._runs.last_point(run_id, clean(metric))
                 if last is None or last.value != value:
-                    points.append(Point(clean(metric), float(value), last.step + 1 if last else 0, now()))
+                    points.append(Point(clean(metric), float(value), last.step + 1 if last else 0, moment))
             self._runs.log(run_id, points)
             self._runs.end(run_id, "FINISHED", now())
 
@@ -145,6 +150,8 @@ class TrialRuns:
         self._unheard = False
         """Whether the answer to a creation was ever lost, so that a run may appear at any later moment."""
         self._live: dict[str, Identity] = {}
+        self.last_end = 0
+        """Unix time in milliseconds at which the last trial ended, of those told of."""
 
     def start(self, row: TrialRow) -> None:
         """A new run, or the trial's old one set running again."""
@@ -168,6 +175,7 @@ class TrialRuns:
 
     def end(self, row: TrialRow, artifacts: Artifacts = ()) -> None:
         """Everything the row knows and the run lacks; the status last, for it says that the rest is there."""
+        self._note_end(row)
         trial = self._trial(row)
         self._log_new(trial, points_of(row, self._metric), state_tags(row))
         self._runs.attach(trial.run_id, artifacts)
@@ -182,6 +190,7 @@ class TrialRuns:
         """Write what MLflow lacks or shows otherwise; nothing else stays RUNNING."""
         final = {row.identity: row for row in rows if row.is_final}
         for identity, row in final.items():
+            self._note_end(row)
             trial = self._all().get(identity)
             if trial is None or (trial.status, trial.state) != (STATUS[row.state], row.state):
                 self.end(row, artifacts(row))
@@ -200,6 +209,9 @@ class TrialRuns:
                 self._runs.tag(trial.run_id, {"study.state": "interrupted", "study.interrupted": "true"})
                 self._runs.end(trial.run_id, "KILLED", now())
                 trial.status, trial.state = "KILLED", "interrupted"
+
+    def _note_end(self, row: TrialRow) -> None:
+        self.last_end = max(self.last_end, int(1000 * row.finished))
 
     def _all(self) -> dict[Identity, _Trial]:
         if not self._looked:

@@ -20,7 +20,7 @@ from study.masking import masked, scrubbed
 from study.mlflow_runs import DATABASE, ENVIRONMENT, SQLITE, Runs, is_trouble
 from study.ownership import Owner
 from study.results import TrialRow
-from study.run_format import NOTE, Point, clean, now, run_name
+from study.run_format import NOTE, clean, now, points_of_report, run_name
 from study.tracked_runs import ArmRuns, Artifacts, TrialRuns
 
 _log = logging.getLogger(__name__)
@@ -111,8 +111,7 @@ class Tracker:
 
     def trial_reported(self, key: str, iteration: int, metrics: Mapping[str, float]) -> None:
         """Points of the started trial with this key; a step that is logged already is skipped."""
-        moment = now()
-        points = [Point(clean(name), float(value), iteration, moment) for name, value in metrics.items()]
+        points = points_of_report(metrics, iteration, now())
         self._put(f"a report of trial {key}", lambda: self._trials.report(key, points))
 
     def trial_ended(self, row: TrialRow, artifacts: Artifacts = ()) -> None:
@@ -126,7 +125,7 @@ class Tracker:
     def answered(self, texts: Mapping[str, str], arm_metrics: Mapping[str, Mapping[str, float]]) -> None:
         """The study is complete: texts (file name -> content) and metrics on the arms, which are FINISHED."""
         self._put("the look for runs that came twice", lambda: self._trials.settle())
-        self._put("the answer", lambda: self._arms.answer(texts, arm_metrics))
+        self._put("the answer", lambda: self._arms.answer(texts, arm_metrics, self._trials.last_end))
 
     def interrupted(self) -> None:
         """No run stays RUNNING: arms and unfinished trials are KILLED until the study is resumed."""

@@ -30,6 +30,7 @@ from trainables import failures, machine, samples, saved
 from trainables.data.dataset import Dataset, open_dataset
 from trainables.failures import DataError, NotFiniteError, TimeLimitError
 from trainables.gallery import GALLERY
+from trainables.left import CHECKPOINT, SAMPLES, SET_ASIDE
 from trainables.loop import InterruptionError, Training
 from trainables.stopping import StopRequests, leave_note, remove_note
 from trainables.store import Store, StoreAwayError
@@ -37,11 +38,6 @@ from trainables.titles import title
 from trainables.trial import Trial
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.pt"
-SAMPLES = "samples.png"
-SET_ASIDE = "damaged.pt"
-"""Where a checkpoint goes that cannot be believed; the next one replaces it."""
 
 
 class StudyTrainable(tune.Trainable):
@@ -180,7 +176,7 @@ class StudyTrainable(tune.Trainable):
         self.seconds += time.perf_counter() - self.started
         times = {"seconds": self.seconds, "training_seconds": self.training_seconds}
         losses = {f"loss_{name}": term for name, term in terms.items()}
-        self.curve.append({"iteration": until, **times, **values, **losses})
+        self.curve.append({"iteration": until, "reported": time.time(), **times, **values, **losses})
         result = {**self._result("finished" if final else "running"), "cases": cases}
         if final and self.settings["network"] is not None:
             self._leave_network(training, result)

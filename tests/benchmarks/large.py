@@ -10,10 +10,10 @@ from typing import Any
 
 from study import status, storage
 from study.board import Board
+from study.ending import answer_of
 from study.home import Home, StudyFolder
 from study.pretraining import Networks
 from study.results import Ledger, TrialRow
-from study.service import answer_of
 from study.spec import Study
 from tests.benchmarks import noop
 from trainables.trial import DataSource

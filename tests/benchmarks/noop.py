@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from ray import tune
@@ -13,12 +14,14 @@ from search_spaces import Float
 from study import engine, storage
 from study.board import Board
 from study.engine import Machine
+from study.listeners import Listeners
 from study.ownership import Owner
 from study.pretraining import Networks
 from study.results import Ledger
-from study.service import Listeners
 from study.spec import Arm, Replicates, Search, Study, space
 from study.tracking import Tracker
+from study.tracking_process import TrackingProcess
+from study.trial_files import TrialFiles
 from tests.benchmarks.idle import NoOp, OneSecond
 from trainables.annotations import Annotation
 from trainables.protocol import Protocol
@@ -54,31 +57,33 @@ def ours(trials: int, trainable: type = NoOp) -> tuple[float, int, int]:
         folder.mkdir()
         place = Store.at(folder)
         definition = study(trials)
-        tracker = Tracker(
+        make = partial(
+            Tracker,
             home=Path(room), study="noop", question="", metric="dice", greater_is_better=True,
             tracking_uri=f"sqlite:///{room}/mlflow.db", spec_json="{}",
             dataset={"name": "none", "fingerprint": "0" * 16, "path": "", "num_images": 0, "num_cases": 0},
             owner=Owner(study="noop", identity="noop", place=room, begun=False, known=frozenset),
         )  # fmt: skip
-        tracker.start([arm.name for arm in definition.arms])
-        board = Board(
-            definition,
-            storage=storage.open_storage(folder, None),
-            ledger=Ledger(folder / "ledger"),
-            data=DataSource(path="none", fingerprint="none"),
-            class_names=("background", "target"),
-            annotation_seconds={arm.name: 0.0 for arm in definition.arms},
-            listener=Listeners(tracker, place, place, folder),
-            networks=Networks(Path(room) / "pretrained"),
-        )
-        machine, slots = engine.connect(Machine())
-        started = time.perf_counter()
-        try:
-            engine.run(board, machine, slots, folder, place=place, trainable=trainable)
-            tracker.close(300.0)
-            seconds = time.perf_counter() - started
-        finally:
-            engine.disconnect()
+        with TrackingProcess(make, folder, list) as tracker:
+            tracker.start([arm.name for arm in definition.arms])
+            board = Board(
+                definition,
+                storage=storage.open_storage(folder, None),
+                ledger=Ledger(folder / "ledger"),
+                data=DataSource(path="none", fingerprint="none"),
+                class_names=("background", "target"),
+                annotation_seconds={arm.name: 0.0 for arm in definition.arms},
+                listener=Listeners(tracker, TrialFiles(place, folder), place),
+                networks=Networks(Path(room) / "pretrained"),
+            )
+            machine, slots = engine.connect(Machine())
+            started = time.perf_counter()
+            try:
+                engine.run(board, machine, slots, folder, place=place, trainable=trainable)
+                tracker.close(300.0)
+                seconds = time.perf_counter() - started
+            finally:
+                engine.disconnect()
         count = sum(len(arm.rows) + len(arm.confirmed) for arm in board.arms.values())
         return seconds, count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

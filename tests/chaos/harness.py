@@ -33,7 +33,7 @@ SLOTS = 2
 
 COSTS = {
     "worker": 1, "driver": SLOTS, "raylet": SLOTS, "node": 1, "all": SLOTS,
-    "database": 0, "tracking": 0, "disk": SLOTS,
+    "database": 0, "tracking": 0, "teller": 0, "disk": SLOTS,
 }  # fmt: skip
 """Report intervals that each kind of kill may cost; those of `tests.chaos.kinds`."""
 
@@ -218,10 +218,12 @@ def assert_mlflow_agrees(
     statuses = {identity: run.info.status for identity, run in by_identity.items()}
     assert statuses == {row.identity: STATUS[row.state] for row in rows}
     for row in rows:
-        run_id = by_identity[row.identity].info.run_id
-        points = client.get_metric_history(run_id, "dice")
+        run = by_identity[row.identity]
+        points = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+        steps = {name: sorted(point.step for point in history) for name, history in points.items()}
         wanted = [int(point["iteration"]) for point in row.curve]
-        assert sorted(point.step for point in points) == wanted, (row.identity, points)
+        assert steps.get("dice", []) == wanted, (row.identity, points)
+        assert all(len(set(found)) == len(found) for found in steps.values()), (row.identity, points)
 
 
 def repeated_work(folder: StudyFolder) -> int:

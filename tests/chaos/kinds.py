@@ -209,6 +209,13 @@ def kill_tracking(chaos: Chaos, one: Driver, rng: np.random.Generator) -> None:
         chaos.mlflow.start()
 
 
+def kill_teller(chaos: Chaos, one: Driver, rng: np.random.Generator) -> None:
+    """The driver's process that tells MLflow: the driver starts another."""
+    for process in one.family():
+        if "study.tracking_process" in process.name:
+            process.kill()
+
+
 def fill_disk(chaos: Chaos, one: Driver, rng: np.random.Generator) -> None:
     """All that the home's disk has left, but a few pages; there is space again once the driver has ended."""
     filler = chaos.home / FILLER
@@ -250,5 +257,6 @@ KINDS = {
     "all": Kind(kill_all, -signal.SIGKILL),
     "database": Kind(kill_database, possible=lambda chaos: chaos.postgres is not None),
     "tracking": Kind(kill_tracking, possible=lambda chaos: chaos.mlflow is not None),
+    "teller": Kind(kill_teller),
     "disk": Kind(fill_disk, 2, "o space ", possible=lambda chaos: chaos.home.is_mount()),
 }

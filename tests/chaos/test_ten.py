@@ -15,7 +15,7 @@ from tests.servers.servers import MlflowServer
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
-KINDS = {"worker": 4, "driver": 1, "raylet": 1, "all": 1, "tracking": 1, "disk": 2}
+KINDS = {"worker": 3, "driver": 1, "raylet": 1, "all": 1, "tracking": 1, "teller": 1, "disk": 2}
 ARGUMENTS = ("run", driver.NAME, "--trials", "14")
 
 

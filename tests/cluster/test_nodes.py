@@ -124,7 +124,7 @@ def lose_a_node(cluster: Cluster, trials: Path) -> None:
 def outcome(home: Path) -> tuple[list[Any], list[Any]]:
     """All that a study found out: rows with their curves, without times, and the scores of every case."""
     ledger = Home(home).study("smoke").ledger
-    times = ("seconds", "training_seconds")
+    times = ("reported", "seconds", "training_seconds")
     rows = ledger.trials()
     curves = {
         row.identity: [{k: v for k, v in point.items() if k not in times} for point in row.curve]

@@ -20,8 +20,9 @@ from tests.unit.trainables import toy_data
 from tests.unit.trainables.test_trainable import Place, report, to_its_end, without_time
 from trainables import saved
 from trainables.data.dataset import Dataset
+from trainables.left import CHECKPOINT, SET_ASIDE
 from trainables.store import Store
-from trainables.trainable import CHECKPOINT, SET_ASIDE, StudyTrainable
+from trainables.trainable import StudyTrainable
 from trainables.trial import Trial
 
 

@@ -42,6 +42,7 @@ def test_order_workers_and_deaths_change_nothing(undisturbed, group):
         assert world.outcome() == undisturbed.outcome(), seed
         assert trained_twice(world) == [], seed
         check_memories_agree(board.arms, world.ledger.trials())
+        assert told_beyond_its_row(world) == [], seed
         deaths += world.deaths
     assert deaths > SEEDS_PER_GROUP
 
@@ -65,6 +66,12 @@ def trained_twice(world: World) -> list[str]:
     """Keys of which an iteration was trained more than once; what failed may be tried again."""
     failed = {r.key for r in world.ledger.trials() if r.state == "failed"}
     return [key for (key, _), times in world.workers.trained.items() if times > 1 and key not in failed]
+
+
+def told_beyond_its_row(world: World) -> list[str]:
+    """Keys of trials of which MLflow was told more than the ledger keeps."""
+    kept = {r.identity: {point["iteration"] for point in r.curve} for r in world.ledger.trials()}
+    return [identity[-1] for identity, told in world.workers.told.items() if not set(told) <= kept[identity]]
 
 
 def check_memories_agree(arms, rows: list[TrialRow]) -> None:

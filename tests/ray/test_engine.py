@@ -155,6 +155,19 @@ def test_bad_trials_do_not_end_the_study(runner: Runner) -> None:
     assert len({process for word, _, process in runner.trace(lost) if word == "begin"}) == 2
 
 
+def test_a_trial_whose_process_died_before_its_rung_was_heard_of_ends_there_everywhere(
+    undisturbed: tuple[Runner, list[tuple[Any, ...]]], runner: Runner
+) -> None:
+    calm, expected = undisturbed
+    pruned = [job for job, row in calm.rows().items() if row.state == "pruned"]
+    runner.orders(unheard=pruned)
+    runner.run(runner.study())
+    rows = runner.rows()
+    assert essence(list(rows.values())) == expected
+    assert all("step 3" in words(runner, rows[job]) for job in pruned)  # trained on, as nobody stopped it
+    harness.assert_mlflow_agrees(runner.home, list(rows.values()))
+
+
 def test_an_arm_without_replicates_cannot_answer_until_they_succeed(runner: Runner) -> None:
     """A confirmation that fails leaves the study open; the same command tries it again and only it."""
     job = "full supervision/confirm/0"
@@ -178,6 +191,8 @@ def test_a_trial_that_kills_every_worker_is_given_up(runner: Runner) -> None:
     assert (row.state, row.failure) == ("failed", "worker_lost")
     assert row.reason == "its process was lost 4 times without getting further"
     assert row.details["losses"] == ["worker_lost"] * 4
+    assert row.iterations == 4  # of its two reports, which the first process made
+    harness.assert_mlflow_agrees(runner.home, list(runner.rows().values()))
     assert "worker process has died" in row.details["trace"]  # what Ray says of it
     assert words(runner, row).count("dies 3") == 1 + RETRIES
     tags = next(run.data.tags for run in tracked(runner.home) if run_of(run) == "full supervision/search/0")

@@ -20,14 +20,18 @@ from tests.chaos.harness import Driver
 from tests.ray import driver
 from tests.ray.conftest import Runner
 from tests.ray.recorded import TermTrainable
+from trainables.left import CHECKPOINT
 from trainables.stopping import read_note
 from trainables.store import Store
-from trainables.trainable import CHECKPOINT, StudyTrainable
+from trainables.trainable import StudyTrainable
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 WITHIN = 10.0
 """Seconds from the signal to the checkpoint that are promised; a step here takes a hundredth of one."""
+
+
+TIMES = ("reported", "seconds", "training_seconds")
 
 
 def the_row(home: Path) -> TrialRow:
@@ -36,7 +40,7 @@ def the_row(home: Path) -> TrialRow:
 
 
 def without_time(row: TrialRow) -> tuple[Any, ...]:
-    curve = [{k: v for k, v in point.items() if "seconds" not in k} for point in row.curve]
+    curve = [{k: v for k, v in point.items() if k not in TIMES} for point in row.curve]
     return row.key, row.state, row.value, row.iterations, curve
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ray import tune
 
+from trainables.left import SAMPLES
 from trainables.store import Store
 
 ORDERS = "toy.json"
@@ -30,7 +31,8 @@ class ToyTrainable(tune.Trainable):
     optional: "sleep" (seconds a report), "setup" ({"arm/phase/number": seconds
     that a new process takes for it}), "end" ({"arm/phase/number": state in which its second step ends}),
     "samples" (bytes of the pictures that a finished trial leaves),
-    "kill" ({"arm/phase/number": how often its process kills itself in the middle of its third step}).
+    "kill" ({"arm/phase/number": how often its process kills itself in the middle of its third step}),
+    "unheard" (["arm/phase/number"]: trials of which a process kills itself when its second step is saved).
 
     The file `trace` of a trial's folder tells what happened: "begin n" before and "step n" after the n-th
     report interval was trained, each with the process that did it.
@@ -86,6 +88,8 @@ class ToyTrainable(tune.Trainable):
             self.perhaps_die()
         self.learn()
         self.trace("step", number)
+        if number == 2 and self.job in self.orders.get("unheard", []):
+            os.kill(os.getpid(), signal.SIGKILL)
         return self.result(self.state)
 
     def perhaps_die(self) -> None:
@@ -104,7 +108,8 @@ class ToyTrainable(tune.Trainable):
         value += 0.001 * (trial["seed"] % 7)
         seconds = 0.01 * len(self.curve)
         times = {"seconds": seconds, "training_seconds": seconds}
-        self.curve.append({"iteration": iteration, **times, metric: value, "loss_total": 1.0})
+        measured = {"reported": time.time(), **times, metric: value, "loss_total": 1.0}
+        self.curve.append({"iteration": iteration, **measured})
         self.state = "finished" if iteration == points[-1] else "running"
         if self.state == "finished":
             self.leave()
@@ -113,8 +118,6 @@ class ToyTrainable(tune.Trainable):
     def leave(self) -> None:
         """What a finished trial leaves, before the checkpoint that calls it finished, like the real one."""
         if "samples" in self.orders:
-            from trainables.trainable import SAMPLES
-
             self.store.write(SAMPLES, picture(self.config["key"], self.orders["samples"]))
         if self.config["network"] is not None:
             from trainables import saved

@@ -16,7 +16,13 @@ import pytest
 
 from search_spaces import UserError
 from study.tracking import Tracker
-from tests.servers.line import Line, at_half_of_an_upload, carrying_out_late, losing_every_answer_once
+from tests.servers.line import (
+    Line,
+    Request,
+    at_half_of_an_upload,
+    carrying_out_late,
+    losing_every_answer_once,
+)
 from tests.servers.servers import SECRETS, MlflowServer, Postgres, until
 from tests.unit.study.test_tracking import STUDY, report, tracker, trial
 
@@ -115,6 +121,34 @@ def test_a_run_that_came_twice_to_a_dead_driver_is_one_after_the_next_start(sett
     second = setting.started()
     second.reconcile([trial(0, "finished")])
     second.close(PATIENCE)
+    (run,) = setting.runs()
+    assert (run.info.status, setting.points(run)) == ("FINISHED", [(100, 0.25), (200, 0.5)])
+
+
+def test_a_report_that_is_carried_out_when_its_driver_is_dead_and_the_next_is_done_is_one_point(
+    setting: Setting,
+) -> None:
+    curve = [{"iteration": i, "dice": i / 400, "reported": 1_700_000_000.0 + i / 10} for i in (100, 200)]
+    target = setting.started()
+    target.trial_started(trial(0))
+    until(lambda: [run for run in setting.runs() if run.data.params], "the run with its parameters", 60)
+    stuck: list[Request] = []
+
+    def keep_one(request: Request) -> bool:
+        if stuck or not request.path.endswith("/log-batch"):
+            return False
+        stuck.append(request)
+        return True
+
+    setting.line.fail(keep_one)
+    target.trial_reported("key0", 100, {name: curve[0][name] for name in ("dice", "reported")})
+    until(lambda: stuck, "the report", 60)
+    target.close(0.0)  # no second attempt: as if killed
+    second = setting.started()
+    second.reconcile([trial(0, "finished", curve=curve)])
+    second.answered({}, {})
+    second.close(PATIENCE)
+    assert stuck[0].forward().getresponse().status == 200
     (run,) = setting.runs()
     assert (run.info.status, setting.points(run)) == ("FINISHED", [(100, 0.25), (200, 0.5)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,8 @@ class Workers:
         self.checkpoints: dict[str, dict[str, Any]] = {}
         self.trained: Counter[tuple[str, int]] = Counter()
         """How often (key, iteration) was trained."""
+        self.told: defaultdict[Any, list[int]] = defaultdict(list)
+        """Iterations of the reports that a listener heard of, by the trial's identity."""
 
     def step(self, job: Job, metric: str = "dice") -> dict[str, Any]:
         key = job.row.key
@@ -148,7 +150,7 @@ class Workers:
         pass
 
     def trial_reported(self, row: TrialRow) -> None:
-        pass
+        self.told[row.identity].append(row.iterations)
 
     def trial_ended(self, row: TrialRow) -> None:
         if row.phase != "confirm":

@@ -13,10 +13,10 @@ import torch
 
 from study import service
 from study.board import Board, Job
-from study.engine import trial_folder
 from study.home import Home
 from study.results import TrialRow
 from study.spec import Arm, Data, Replicates, Search, Study
+from study.trial_files import trial_folder
 from tests.unit.trainables import toy_data
 from trainables.annotations import Annotation
 from trainables.protocol import Protocol

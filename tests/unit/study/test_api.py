@@ -13,7 +13,7 @@ from pandas import NaT
 
 import study
 from search_spaces import UserError
-from study import frames, service
+from study import ending, frames
 from study.api import StoredStudy
 from study.home import Home
 from study.results import CaseRow, TrialRow
@@ -53,7 +53,7 @@ def empty(tmp_path_factory):
 
 
 def test_answer_is_the_one_that_report_prints(home, toy):
-    made = service.answer_of(TOY, Home.at(str(home)).study("toy"))
+    made = ending.answer_of(TOY, Home.at(str(home)).study("toy"))
     table = toy.answer().set_index("arm")
     for arm in made.arms:
         row = table.loc[arm.name]

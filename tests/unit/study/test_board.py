@@ -8,6 +8,7 @@ import pytest
 
 from search_spaces import UserError
 from study import arms as shared
+from study.losses import RETRIES
 from study.results import Ledger
 from study.schedule import rung_iterations
 from study.spec import Replicates
@@ -251,6 +252,7 @@ def test_a_trial_that_is_heard_of_only_beyond_a_rung_ends_as_it_would_have_there
     assert not board.report(job, {"curve": curve, "state": end})
     board.end(job, {}, "pruned")
     assert (rows_of(world)[1].iterations, rows_of(world)[1].value) == (30, 30 / 1e4)
+    assert world.workers.told[job.row.identity] == [30]  # 40 was trained, but is no part of the study
 
 
 def test_more_trials_go_on_from_the_same_search_and_keep_the_replicates_of_the_same_choice():
@@ -366,6 +368,20 @@ def test_the_ledger_and_the_database_of_a_real_run(tmp_path):
     world.ledger, world.storage = Ledger(tmp_path / "ledger"), open_storage(tmp_path, None)
     assert world.board(study).finished()
     assert {c.case_id for c in world.ledger.cases()} == {"c1"}
+
+
+def test_what_a_trial_reported_before_its_process_was_lost_stays_in_its_row():
+    world = World()
+    board = world.board(one_arm(trials=1))
+    job = board.suggest()
+    curve = world.workers.step(job)["curve"]
+    board.report(job, {"curve": curve})
+    for _ in range(1 + RETRIES):
+        board.lost(job, "worker_lost")
+        job = board.suggest() or job
+    (row,) = world.ledger.trials()
+    assert (row.state, row.curve, row.iterations, row.value) == ("failed", curve, 10, curve[-1]["dice"])
+    assert world.workers.told[row.identity] == [10]
 
 
 def test_an_error_at_the_start_of_a_process_is_a_bug_and_is_not_tried_again():

@@ -14,16 +14,16 @@ import safetensors.torch
 import torch
 
 from search_spaces import UserError
+from study import ending, model_card
 from study import export as exporting
-from study import model_card, service
 from study.home import Home
 from study.spec import Replicates
 from tests.unit.study.exporting import CLICKS, FULL, make_home, one_arm
 from tests.unit.trainables.toy_data import protocol
 from trainables import exported, saved
 from trainables.exported import CARD, DESCRIPTION, WEIGHTS
+from trainables.left import CHECKPOINT
 from trainables.store import Store
-from trainables.trainable import CHECKPOINT
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def checkpoint_of(home: Home, key: str) -> Path:
 
 def test_takes_the_kept_weights_of_the_best_arms_first_replicate(home: Home, tmp_path: Path) -> None:
     done = exporting.export(home, "toy", tmp_path / "model")
-    answer = service.answer_of(home.study("toy").frozen(), home.study("toy"))
+    answer = ending.answer_of(home.study("toy").frozen(), home.study("toy"))
     best = max(answer.arms, key=lambda arm: arm.mean)
     assert (done.row.arm, done.row.number, done.ranked) == (best.name, 0, True)
     assert "the arm that the answer ranks best" in exporting.sentences(done)[0]

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,12 @@ import torch
 from tests.unit.trainables.toy_data import WEAK, protocol, trial_on
 from trainables import gallery, pictures
 from trainables.data.dataset import Dataset
+from trainables.left import CHECKPOINT, SAMPLES
 from trainables.loop import Training
 from trainables.method import IGNORE
 from trainables.stopping import EVERYBODY, LOOK_EVERY, read_note
 from trainables.store import Store
-from trainables.trainable import CHECKPOINT, SAMPLES, StudyTrainable
+from trainables.trainable import StudyTrainable
 from trainables.trial import Trial
 
 FIELDS = {
@@ -123,7 +125,8 @@ def dice(payload: dict[str, Any]) -> list[float]:
 
 
 def without_time(payload: dict[str, Any]) -> dict[str, Any]:
-    curve = [{k: v for k, v in point.items() if "seconds" not in k} for point in payload["curve"]]
+    times = ("reported", "seconds", "training_seconds")
+    curve = [{k: v for k, v in point.items() if k not in times} for point in payload["curve"]]
     return {**payload, "curve": curve, "seconds": 0.0, "memory": 0}
 
 
@@ -135,8 +138,11 @@ def test_reports_until_finished(place: Place) -> None:
     assert {r["key"] for r in reports} == {trial.key()}
     last = reports[-1]
     assert last["curve"][0].keys() == {
-        "iteration", "seconds", "training_seconds", "dice", "loss_total", "loss_cross_entropy", "loss_dice",
+        "iteration", "reported", "seconds", "training_seconds",
+        "dice", "loss_total", "loss_cross_entropy", "loss_dice",
     }  # fmt: skip
+    moments = [p["reported"] for p in last["curve"]]
+    assert time.time() - 60 < moments[0] < moments[1] < moments[2] < time.time()
     seconds = [p["seconds"] for p in last["curve"]]
     assert 0 < seconds[0] < seconds[1] < seconds[2] == last["seconds"]
     assert last["cases"] == []

@@ -24,10 +24,10 @@ from tests.unit.trainables.test_trainable import (
 from trainables import saved
 from trainables import store as stores
 from trainables.gallery import GALLERY
+from trainables.left import CHECKPOINT, SAMPLES, SET_ASIDE
 from trainables.protocol import Protocol
 from trainables.stopping import EVERYBODY, read_note
 from trainables.store import Store, StoreAwayError
-from trainables.trainable import CHECKPOINT, SAMPLES, SET_ASIDE
 from trainables.trial import Trial
 
 __all__ = ["place", "sigterm", "threads", "undrawn"]
