@@ -21,6 +21,7 @@ GROUP = 64
 """So many segments of one level are merged into one segment of the next level."""
 
 VERSION_KEY = b"ledger_version"
+_VERSION = re.compile(rb"\d{1,9}")
 _NAME = re.compile(r"segment-(\d{10})-(\d{10})-(\d)-([a-z]+)\.parquet")
 _READ_ATTEMPTS = 200
 CONTINUES = (
@@ -184,6 +185,8 @@ class Segments:
             version = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
             if version == self._version:
                 return self._checked(segment, file, columns)
+            if version is not None and not _VERSION.fullmatch(version):
+                raise ValueError("its version is no number")
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
@@ -192,7 +195,7 @@ class Segments:
                 f"The ledger file {segment.path} is damaged ({reason}): restore it from a copy, or move it "
                 "away to do without the trials in it."
             ) from error
-        found = "none" if version is None else repr(version.decode(errors="replace"))
+        found = "none" if version is None else repr(version.decode())
         raise UserError(
             f"The ledger file {segment.path} must have the ledger version {self._version.decode()!r} and has "
             f"{found}: read this study with the release that wrote it, or run it again under another name."

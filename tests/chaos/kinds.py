@@ -157,9 +157,15 @@ def kill_driver(chaos: Chaos, one: Driver, rng: np.random.Generator) -> None:
 
 
 def kill_raylet(chaos: Chaos, one: Driver, rng: np.random.Generator) -> None:
-    """The only node of a local Ray, as when memory runs out: the driver says so and ends."""
+    """The only node of a local Ray, as when memory runs out: the driver says so and ends.
+
+    Ray needs up to 20 s to notice (2.60), for which the workers go on: a short study would come to its end.
+    """
     (raylet,) = raylets_among(one.family())
     raylet.kill()
+    chaos.outage(one, rng)
+    with chaos.held():
+        one.wait()
 
 
 def kill_node(chaos: Chaos, one: Driver, rng: np.random.Generator) -> None:

@@ -235,6 +235,17 @@ def test_another_ledger_version_is_refused(tmp_path: Path, version: str | None, 
         Ledger(tmp_path).trials()
 
 
+@pytest.mark.parametrize("version", [b"\x00\xff" * 2000, b"", b"1\n"])
+def test_a_ledger_version_that_is_none_is_damage_and_not_shown(tmp_path: Path, version: bytes) -> None:
+    """One bit may turn the footer's next two thousand bytes into the version's."""
+    Ledger(tmp_path).append(trial())
+    (segment,) = tmp_path.iterdir()
+    table = pq.read_table(segment)
+    pq.write_table(table.replace_schema_metadata({b"ledger_version": version}), segment)
+    with pytest.raises(UserError, match=rf"{segment.name} is damaged \(its version is no number\)"):
+        Ledger(tmp_path).trials()
+
+
 def test_a_full_disk_loses_nothing_that_had_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path)
     ledger.append(trial(0), [case(0)])
