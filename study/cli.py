@@ -21,7 +21,7 @@ from study.masking import keep_off_the_process_list
 ANSWERED, NO_ANSWER, USERS_MISTAKE = 0, 1, 2
 EXIT_CODES = (
     "Exit codes: 0 answered; 1 the study could not answer, an arm lacks its replicates (also after Ctrl-C); "
-    "2 your mistake, named in one sentence on stderr."
+    "2 your mistake, or what your machine lacks (disk, memory, a node), named in one sentence on stderr."
 )
 
 out = Console(highlight=False)

@@ -261,7 +261,7 @@ class BoardError(BaseException):
 
 @contextlib.contextmanager
 def _while_a_node_lives(orders: Orders, slots: Capacity, tell: Callable[[], None]) -> Iterator[None]:
-    """Tune would wait for ever for a cluster that lost its last node. Raises RuntimeError instead.
+    """Tune would wait for ever for a cluster that lost its last node. Raises UserError instead.
 
     As long as nodes live, they are counted; at every look `tell` is called.
 
@@ -293,8 +293,9 @@ def _while_a_node_lives(orders: Orders, slots: Capacity, tell: Callable[[], None
     except KeyboardInterrupt:
         if not lost.is_set():
             raise
-        raise RuntimeError(
-            "Ray's last node died, most often for want of memory; the same command continues."
+        raise UserError(
+            "Ray's last node died, most often for want of memory: the same command continues, and "
+            "--max-concurrent lets fewer trials share it."
         ) from None
     finally:
         ended.set()
