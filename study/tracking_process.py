@@ -60,7 +60,7 @@ class TrackingProcess:
         self._last: list[tuple[Any, ...]] = []
         """Calls that the ledger does not know of."""
         self._successors = SUCCESSORS
-        self._line = _Line(make, folder)  # it starts while the driver does other things
+        self._line = _Line(folder)  # it starts while the driver does other things
 
     def __enter__(self) -> TrackingProcess:
         return self
@@ -72,7 +72,7 @@ class TrackingProcess:
         """As `Tracker.start`. Raises UserError."""
         self._arms = tuple(arms)
         try:
-            self._line.ask("start", self._arms)
+            self._line.begin(self._make, self._arms)
         except OSError as error:
             if not self._succeeded():
                 raise UserError(
@@ -150,8 +150,8 @@ class TrackingProcess:
         return False
 
     def _begin_again(self) -> None:
-        self._line = _Line(self._make, self._folder)
-        self._line.ask("start", self._arms)
+        self._line = _Line(self._folder)
+        self._line.begin(self._make, self._arms)
         if self._artifacts is not None:
             self._line.send("reconcile", self._rows(), self._artifacts)
         for row in self._running.values():
@@ -163,7 +163,7 @@ class TrackingProcess:
 class _Line:
     """One process, and the pair of sockets that it shares with the driver alone: what comes is unpickled."""
 
-    def __init__(self, make: partial[Tracker], folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._log = folder / LOG
         self._socket, theirs = socket.socketpair()
         with theirs, self._log.open("ab") as sink:
@@ -178,7 +178,11 @@ class _Line:
         self._connection = Connection(os.dup(self._socket.fileno()))
         self._replies: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="from MLflow's process", daemon=True).start()
+
+    def begin(self, make: partial[Tracker], arms: Sequence[str]) -> None:
+        """Has the tracker built there and started. Raises UserError, and OSError when the process is gone."""
         self.send(make)
+        self.ask("start", arms)
 
     def send(self, *call: Any) -> None:
         """Raises OSError when the process is gone."""

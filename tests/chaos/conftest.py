@@ -13,12 +13,12 @@ import pytest
 from study.home import Home
 from tests.chaos.harness import Driver, essence, sigterm_as_ctrl_c
 from tests.ray import driver
-from tests.ray.conftest import dataset, home, schema
+from tests.ray.conftest import dataset, home
 
 MEGABYTES = 48
 """Of the small disk: a toy study leaves some two."""
 
-__all__ = ["dataset", "home", "schema", "undisturbed"]
+__all__ = ["dataset", "home", "undisturbed"]
 
 
 @pytest.fixture(scope="session")

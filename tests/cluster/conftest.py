@@ -10,10 +10,10 @@ import pytest
 from tests.chaos.conftest import undisturbed
 from tests.chaos.harness import Driver, sigterm_as_ctrl_c
 from tests.cluster.nodes import Cluster
-from tests.ray.conftest import dataset, home, schema
+from tests.ray.conftest import dataset, home
 from tests.ray.driver import DATASET
 
-__all__ = ["cluster", "dataset", "home", "schema", "start", "undisturbed"]
+__all__ = ["cluster", "dataset", "home", "start", "undisturbed"]
 
 Start = Callable[..., Driver]
 

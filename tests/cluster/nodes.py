@@ -103,7 +103,7 @@ class Cluster:
     def _start_head(self) -> Node:
         return self._start(
             "--head", "--port", str(self.port), "--num-cpus", "0",
-            "--ray-client-server-port", str(free_port()),
+            "--ray-client-server-port", "0",  # none: unused, and a taken port would end the head
             "--dashboard-host", LOOPBACK, "--dashboard-port", str(self.dashboard_port),
             "--temp-dir", str(self.folder / "t"),
         )  # fmt: skip

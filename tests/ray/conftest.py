@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pytest
 from rich.console import Console
@@ -52,14 +51,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         splits=splits,
         metadata={},
     )
-    return path
-
-
-@pytest.fixture(scope="session")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database without content: making its tables takes seconds."""
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
 
 

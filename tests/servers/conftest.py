@@ -11,10 +11,10 @@ import pytest
 
 from tests.chaos.conftest import undisturbed
 from tests.chaos.harness import Driver, sigterm_as_ctrl_c
-from tests.ray.conftest import dataset, schema
+from tests.ray.conftest import dataset
 from tests.servers.servers import MlflowServer, Postgres, account, program
 
-__all__ = ["dataset", "schema", "undisturbed"]
+__all__ = ["dataset", "undisturbed"]
 
 Start = Callable[..., Driver]
 

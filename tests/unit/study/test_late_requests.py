@@ -12,9 +12,9 @@ from study import delivery
 from study.results import TrialRow
 from study.run_format import points_of
 from study.tracking import Tracker
-from tests.unit.study.test_tracking import PATIENCE, View, _own_environment, home, schema, started, trial
+from tests.unit.study.tracked import PATIENCE, View, _own_environment, home, started, trial
 
-__all__ = ["_own_environment", "home", "schema"]
+__all__ = ["_own_environment", "home"]
 
 FIRST, SECOND = (
     {"iteration": 100, "dice": 0.25, "reported": 1_700_000_004.125},

@@ -19,10 +19,8 @@ from study.home import IDENTITY, Home
 from study.ownership import OWNER, PLACE, Claims, Owner
 from study.proposals import Attempt
 from study.storage import ArmStore, open_storage
-from tests.unit.study import test_tracking
-from tests.unit.study.test_tracking import STUDY, schema, trial
-
-__all__ = ["schema"]
+from tests.unit.study import tracked
+from tests.unit.study.tracked import STUDY, trial
 
 SPACE = distributions({"rate": Float(1e-4, 1e-1, log=True)})
 ARMS = ["one", "two"]
@@ -164,7 +162,7 @@ def shared(tmp_path: Path, schema: Path) -> str:
 
 def start(home: Path, who: Owner, uri: str | None) -> Any:
     home.mkdir(exist_ok=True)
-    target = test_tracking.tracker(home, tracking_uri=uri, owner=who)
+    target = tracked.tracker(home, tracking_uri=uri, owner=who)
     target.start(["points"])
     return target
 

@@ -13,17 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import psutil
 import pytest
 
 from search_spaces import UserError
 from study import tracking_process
-from study.ownership import Owner
 from study.results import TrialRow
 from study.tracking import Tracker
 from study.tracking_process import LOG, TrackingProcess
-from tests.unit.study.test_tracking import View, trial
+from tests.unit.study.tracked import View, settings, trial
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -31,26 +29,7 @@ Make = Callable[..., TrackingProcess]
 
 
 def make_of(home: Path, **changes: Any) -> "partial[Tracker]":
-    settings: dict[str, Any] = {
-        "home": home,
-        "study": "pixels",
-        "question": "Are five pixels enough?",
-        "metric": "dice",
-        "greater_is_better": True,
-        "tracking_uri": None,
-        "spec_json": "{}",
-        "dataset": {"name": "d", "fingerprint": "0" * 16, "path": "", "num_images": 1, "num_cases": 1},
-        "owner": Owner(study="pixels", identity="one", place="here", begun=False, known=frozenset),
-    }
-    return partial(Tracker, **(settings | changes))
-
-
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database without content: making its tables takes seconds."""
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
+    return partial(Tracker, **settings(home, **changes))
 
 
 @pytest.fixture
